@@ -1,0 +1,1 @@
+"""Artifacts, recipes, runs and the store: what every other package stands on."""

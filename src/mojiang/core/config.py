@@ -1,0 +1,95 @@
+"""One decoder for configs: the CLI, YAML, Python and HTTP all come through here."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mojiang.core.errors import BadUsage, NotFound
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Config(BaseModel):
+    """A frozen, typed group of settings. Attribute docstrings become help, docs and form labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """`did you mean …` for a word that is not known, or the list of what is.
+
+    >>> closest("learning_rat", ["learning_rate", "epochs"])
+    "did you mean 'learning_rate'?"
+    """
+    names = sorted(known)
+    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(names)}"
+
+
+def decode(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """Build a config from plain values, or raise `BadUsage` that names every wrong key and value.
+
+    `where` says whose settings these are ("train.sft", "quickstart.yaml step 'sft'").
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems, hints = [], []
+        for item in error.errors():
+            path = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                problems.append(f"unknown key {path!r}")
+                hints.append(closest(str(item["loc"][-1]), _fields_at(model, item["loc"][:-1])))
+            elif item["type"] == "missing":
+                problems.append(f"{path!r} is required")
+                hints.append(f"give --{path.replace('_', '-')} or set it in the file")
+            else:
+                message = item["msg"].removeprefix("Value error, ")
+                value = "" if item["type"] == "value_error" and not path else f" (got {item['input']!r})"
+                problems.append(f"{path}: {message}{value}" if path else message)
+        hint = "; ".join(dict.fromkeys(hints)) or f"`mojiang explain {where}` lists every setting"
+        raise BadUsage(f"{where}: " + "; ".join(problems), hint=hint) from None
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> Iterable[str]:
+    """Field names of the model nested at `path`, for suggestions."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        nested = field.annotation if field else None
+        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
+            return ()
+        model = nested
+    return model.model_fields
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping; anything else is `BadUsage` with the line."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {str(path)!r}", hint="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadUsage(f"{path} cannot be read: {error}", hint="check that it is a UTF-8 text file") from error
+    except yaml.YAMLError as error:
+        raise BadUsage(f"{path} is not valid YAML: {error}", hint="check indentation and colons") from error
+    if not isinstance(content, dict):
+        raise BadUsage(f"{path} holds {type(content).__name__}, not a mapping", hint="write `key: value` lines")
+    return content
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, Unicode as it is."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value, as hex."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""Where data work runs: a step is a function from item to item, and the engine spreads it over processes."""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from typing import Protocol, TypeVar
+
+from mojiang.core.errors import RunFailed
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Engine(Protocol):
+    """Anything that can map a picklable function over items, in order."""
+
+    def map(self, function: Callable[[In], Out], items: Iterable[In], workers: int | None = None) -> Iterator[Out]:
+        """Results in the order of the items; only a few items are in memory at a time."""
+        ...
+
+
+def cpu_count() -> int:
+    """Cores this process may use (a container's limit counts, hyper-threads do too)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LocalEngine:
+    """A process pool on this machine, started when first needed.
+
+    >>> list(LocalEngine(workers=1).map(len, ["a", "bb"]))
+    [1, 2]
+    """
+
+    # Enough to keep every worker busy while results are consumed, little enough to bound memory.
+    IN_FLIGHT_PER_WORKER = 3
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or cpu_count()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(self, function: Callable[[In], Out], items: Iterable[In], workers: int | None = None) -> Iterator[Out]:
+        """Results in order; inline when one worker or one item is all there is."""
+        workers = min(workers or self.workers, self.workers)
+        iterator = iter(items)
+        head = list(islice(iterator, 2))
+        if workers == 1 or len(head) < 2:
+            yield from map(function, chain(head, iterator))
+            return
+        pool = self._start()
+        pending: collections.deque[Future[Out]] = collections.deque()
+        try:
+            for item in chain(head, iterator):
+                pending.append(pool.submit(function, item))
+                if len(pending) >= workers * self.IN_FLIGHT_PER_WORKER:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            self._pool = None
+            raise RunFailed(
+                "a worker process died (most often: the machine ran out of memory)",
+                hint="close other programs or lower --workers, then give the same command again",
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # forkserver: workers start from a clean process, so no thread or lock of ours is copied half-way.
+            method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+            context = multiprocessing.get_context(method)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_quiet_worker)
+        return self._pool
+
+
+def _quiet_worker() -> None:
+    """Ctrl-C reaches the whole process group; only the parent may answer it."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

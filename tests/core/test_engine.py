@@ -1,0 +1,67 @@
+"""The process pool: ordered, bounded, honest about a dead worker."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mojiang.core.engine import LocalEngine, cpu_count
+from mojiang.core.errors import RunFailed
+
+
+def test_results_keep_the_order() -> None:
+    engine = LocalEngine(workers=2)
+    assert list(engine.map(abs, range(-50, 50))) == [abs(x) for x in range(-50, 50)]
+    assert list(engine.map(abs, [])) == []
+    engine.close()
+
+
+def test_work_happens_in_other_processes() -> None:
+    engine = LocalEngine(workers=2)
+    pids = set(engine.map(_pid, range(8)))
+    assert os.getpid() not in pids
+    engine.close()
+
+
+def _pid(_: int) -> int:
+    return os.getpid()
+
+
+def test_only_a_few_items_are_in_flight() -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(1000):
+            taken += 1
+            yield item
+
+    engine = LocalEngine(workers=2)
+    results = engine.map(abs, items())
+    next(results)
+    time.sleep(0.3)
+    assert taken <= 2 * engine.IN_FLIGHT_PER_WORKER + 2
+    results.close()  # type: ignore[attr-defined]
+    engine.close()
+
+
+def test_a_dead_worker_is_an_error_and_the_engine_recovers() -> None:
+    engine = LocalEngine(workers=2)
+    with pytest.raises(RunFailed, match="worker process died"):
+        list(engine.map(os._exit, [1, 1, 1]))
+    assert list(engine.map(abs, [-1, -2, -3])) == [1, 2, 3]
+    engine.close()
+
+
+def test_an_exception_in_a_worker_comes_back() -> None:
+    engine = LocalEngine(workers=2)
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(engine.map(int, ["1", "2", "x"]))
+    engine.close()
+
+
+def test_cores() -> None:
+    assert 1 <= cpu_count() <= (os.cpu_count() or 1)
