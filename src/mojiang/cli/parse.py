@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from mojiang.cli.commands import COMMANDS, DEVICE, DRY_RUN, SEED, WORKERS, Argument, find_command
 from mojiang.core.catalog import Catalog
@@ -105,7 +105,8 @@ def recipe_values(recipe: type[Recipe], parsed: argparse.Namespace) -> dict[str,
     for key, value in vars(parsed).items():
         head, dot, rest = key.partition(".")
         if head in recipe.model_fields and (dot or key in recipe.model_fields):
-            value = None if value == "none" else value
+            optional = not dot and type(None) in get_args(recipe.model_fields[head].annotation)
+            value = None if value == "none" and optional else value
             if dot:
                 values.setdefault(head, {})[rest] = value
             else:

@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def print_why_dropped(store: Store, artifact: Artifact, document: str) -> list[d
 
     chain = [a for a in reversed(store.lineage(artifact)) if a.kind == "dataset"]
     answer = why_dropped(chain, document)
-    if not answer:
+    if all(fate.outcome == "not seen" for fate in answer):
         raise NotFound(f"no document {document!r} was seen by any step before {artifact.ref}", hint="give its path or id")
-    records = [line if isinstance(line, dict) else dict(vars(line)) for line in answer]
+    records = [asdict(fate) for fate in answer]
     table(list(records[0]), [[str(value) for value in record.values()] for record in records])
     return records
 

@@ -69,16 +69,16 @@ class Pipeline(Config):
             elif dot and step in steps:
                 _assign(steps[step], field.split("."), value)
             else:
-                known = [*parameters, *(f"{name}.KEY" for name in steps)]
-                raise BadUsage(f"{self.name} has no setting {key!r}", hint=closest(key, known))
+                raise BadUsage(f"{self.name} has no setting {key!r}", hint=closest(step, steps if dot else parameters))
         return self.model_copy(update={"parameters": parameters, "steps": steps})
 
     def recipes(self, catalog: Catalog) -> dict[str, Recipe]:
         """Every step as a recipe, its settings checked; inputs still carry step names."""
-        unknown = set(self.aliases) - set(self.steps)
+        recipes = {step: self._recipe(step, values, catalog) for step, values in self.steps.items()}
+        unknown = sorted(set(self.aliases) - set(self.steps))
         if unknown:
-            raise BadUsage(f"{self.name}: aliases for unknown steps {sorted(unknown)}", hint=f"steps: {list(self.steps)}")
-        return {step: self._recipe(step, values, catalog) for step, values in self.steps.items()}
+            raise BadUsage(f"{self.name}: aliases for unknown steps {unknown}", hint=closest(unknown[0], self.steps))
+        return recipes
 
     def _recipe(self, step: str, values: dict[str, Any], catalog: Catalog) -> Recipe:
         where = f"{self.name} step {step!r}"

@@ -1,0 +1,79 @@
+"""One tiny chain, from files to a gated model, that the contract tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mojiang
+from mojiang.core.artifact import Artifact
+from mojiang.core.catalog import load_catalog
+from mojiang.core.config import decode
+from mojiang.core.run import execute
+from mojiang.core.store import Store
+
+HERE = Path(__file__).parent
+
+
+def _tiny() -> dict[str, dict[str, Any]]:
+    spec = importlib.util.spec_from_file_location("tiny", HERE / "tiny.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.TINY)
+
+
+TINY = _tiny()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some modules of the standard library and some Chinese classics."""
+    folder = tmp_path_factory.mktemp("corpus")
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for name in ("textwrap", "bisect", "heapq", "shlex", "string", "statistics", "fractions", "calendar", "csv", "stat",
+                 "copy", "types", "colorsys", "graphlib", "queue", "sched", "reprlib", "operator", "base64", "glob"):  # fmt: skip
+        shutil.copy(library / f"{name}.py", folder)
+    for path in (HERE.parent / "fixtures" / "zh").iterdir():
+        shutil.copy(path, folder)
+    return folder
+
+
+Make = Callable[..., Artifact]
+
+
+@pytest.fixture(scope="session")
+def make(corpus: Path) -> Callable[[Store], Make]:
+    """`make(store)(name, seed)`: the artifact of a capability's tiny config, and of all it needs, in that store."""
+    catalog = load_catalog(plugins=False)
+
+    def in_store(store: Store) -> Make:
+        def one(name: str, seed: int = 0) -> Artifact:
+            settings = TINY[name]
+            recipe = catalog.get(name).load()
+            values = {k: str(corpus) if v == "CORPUS" else v for k, v in settings.items()}
+            for field in recipe.input_fields():
+                value = values.get(field)
+                if isinstance(value, str):
+                    values[field] = one(value, seed).fingerprint
+                elif value is not None:
+                    values[field] = tuple(one(word, seed).fingerprint for word in value)
+            return execute(decode(recipe, values, name), store, name=name.replace(".", "-"), seed=seed).artifact
+
+        return one
+
+    return in_store
+
+
+@pytest.fixture(scope="session")
+def chain(make: Callable[[Store], Make], tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Make]:
+    """The shared store and its maker."""
+    store = mojiang.open(tmp_path_factory.mktemp("chain") / "workspace")
+    return store, make(store)
