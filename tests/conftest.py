@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +44,58 @@ def cli(tmp_path: Path) -> Cli:
         return done
 
     return run
+
+
+MODULES = (
+    "textwrap", "bisect", "heapq", "shlex", "string", "statistics", "fractions", "calendar", "csv", "stat", "copy",
+    "types", "colorsys", "graphlib", "queue", "sched", "reprlib", "operator", "base64", "glob", "argparse", "ast",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small real corpus: modules of the standard library, Markdown in English, Chinese classics, and a copy."""
+    folder = tmp_path_factory.mktemp("texts")
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for name in MODULES:
+        shutil.copy(library / f"{name}.py", folder)
+    shutil.copy(library / "textwrap.py", folder / "a_copy.py")
+    for path in (Path(__file__).parent / "fixtures" / "zh").iterdir():
+        shutil.copy(path, folder)
+    pages = {"a": "ARCHITECTURE.md", "b": "STYLE.md", "c": "CONTRIBUTING.md"}
+    for name, page in pages.items():
+        shutil.copy(Path(__file__).parents[1] / page, folder / f"{name}.md")
+    shutil.copy(folder / "a.md", folder / "z-copy-of-a.md")
+    return folder
+
+
+# The shape and length of a model that trains in seconds, and a policy that asks only that it was measured; everything
+# else is as users have it.
+TINY = (
+    "base.minutes=null", "base.steps=12", "base.depth=2", "base.width=128", "chat.minutes=null", "chat.steps=4",
+    "completion.problems=4", f"gate.policy={Path(__file__).parent / 'contract' / 'lenient.yaml'}",
+)  # fmt: skip
+
+Quickstart = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def quickstart(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+    """`quickstart(*settings)` gives the command on `texts`, always in one workspace, and returns its JSON record."""
+    workspace = tmp_path_factory.mktemp("quickstart") / "workspace"
+
+    def run(*settings: str) -> dict[str, Any]:
+        flags = [word for setting in (*TINY, *settings) for word in ("--set", setting)]
+        command = [sys.executable, "-m", "mojiang.cli.main", "quickstart", "--data", str(texts), *flags, "--json"]
+        environment = {**os.environ, "MOJIANG_WORKSPACE": str(workspace)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout.splitlines()[-1]), workspace=str(workspace))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def quickstarted(quickstart: Quickstart) -> dict[str, Any]:
+    """The record of the first quickstart."""
+    return quickstart()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,31 +32,22 @@ TINY = _tiny()
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some modules of the standard library and some Chinese classics."""
-    folder = tmp_path_factory.mktemp("corpus")
-    library = Path(sysconfig.get_paths()["stdlib"])
-    for name in ("textwrap", "bisect", "heapq", "shlex", "string", "statistics", "fractions", "calendar", "csv", "stat",
-                 "copy", "types", "colorsys", "graphlib", "queue", "sched", "reprlib", "operator", "base64", "glob"):  # fmt: skip
-        shutil.copy(library / f"{name}.py", folder)
-    for path in (HERE.parent / "fixtures" / "zh").iterdir():
-        shutil.copy(path, folder)
-    return folder
+def tiny(texts: Path) -> Callable[[str], dict[str, Any]]:
+    """The tiny settings of a capability; its inputs still carry the names of the capabilities that make them."""
+    return lambda name: {key: str(texts) if value == "CORPUS" else value for key, value in TINY[name].items()}
 
 
 Make = Callable[..., Artifact]
 
 
 @pytest.fixture(scope="session")
-def make(corpus: Path) -> Callable[[Store], Make]:
+def make(tiny: Callable[[str], dict[str, Any]]) -> Callable[[Store], Make]:
     """`make(store)(name, seed)`: the artifact of a capability's tiny config, and of all it needs, in that store."""
     catalog = load_catalog(plugins=False)
 
     def in_store(store: Store) -> Make:
         def one(name: str, seed: int = 0) -> Artifact:
-            settings = TINY[name]
-            recipe = catalog.get(name).load()
-            values = {k: str(corpus) if v == "CORPUS" else v for k, v in settings.items()}
+            recipe, values = catalog.get(name).load(), tiny(name)
             for field in recipe.input_fields():
                 value = values.get(field)
                 if isinstance(value, str):

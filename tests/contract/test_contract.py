@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import inspect
 import io
 import re
@@ -28,6 +29,7 @@ ENTRIES = list(load_catalog(plugins=False))
 every = pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
 
 Make = Callable[..., Artifact]
+Tiny = Callable[[str], dict[str, Any]]
 # Measured on the clock, so never the same twice.
 CLOCK = re.compile(r"second|speed|per_second|latency|peak|mfu|flops|tokens_s|throughput|time", re.IGNORECASE)
 
@@ -54,16 +56,17 @@ def test_it_is_named_and_documented(entry: Entry) -> None:
 @every
 def test_its_example_runs(entry: Entry) -> None:
     recipe = entry.load()
-    lines = re.findall(r"^\s*>>> (.+)$", inspect.getdoc(recipe) or "", flags=re.MULTILINE)
-    assert lines
-    for line in lines:
-        made = eval(line, {recipe.__name__: recipe})
-        assert isinstance(made, recipe)
+    test = doctest.DocTestParser().get_doctest(
+        inspect.getdoc(recipe) or "", {recipe.__name__: recipe}, entry.name, None, None
+    )
+    assert any(f"{recipe.__name__}(" in example.source for example in test.examples)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.DocTestRunner(optionflags=flags).run(test).failed == 0
 
 
 @every
-def test_a_config_survives_a_round_trip_and_refuses_unknown_keys(entry: Entry, request: pytest.FixtureRequest) -> None:
-    recipe, values = entry.load(), _values(entry)
+def test_a_config_survives_a_round_trip_and_refuses_unknown_keys(entry: Entry, tiny: Tiny) -> None:
+    recipe, values = entry.load(), tiny(entry.name)
     config = decode(recipe, values, entry.name)
     assert recipe.model_validate_json(config.model_dump_json()) == config
     known = next(iter(recipe.model_fields))
@@ -72,17 +75,6 @@ def test_a_config_survives_a_round_trip_and_refuses_unknown_keys(entry: Entry, r
     assert known in caught.value.hint
     schema = recipe.model_json_schema()
     assert set(schema["properties"]) == set(recipe.model_fields)
-
-
-def _values(entry: Entry) -> dict[str, Any]:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).parent / "tiny.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return dict(module.TINY[entry.name])
 
 
 @every
@@ -125,9 +117,9 @@ def _steady(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @every
-def test_the_seed_matters_where_it_is_said_to(entry: Entry, chain: tuple[Store, Make]) -> None:
+def test_the_seed_matters_where_it_is_said_to(entry: Entry, tiny: Tiny) -> None:
     recipe: type[Recipe] = entry.load()
-    config = decode(recipe, _values(entry), entry.name)
+    config = decode(recipe, tiny(entry.name), entry.name)
     assert (config.fingerprint({}, 0) != config.fingerprint({}, 1)) == recipe.stochastic
 
 

@@ -71,13 +71,16 @@ COMMANDS: dict[str, dict[str, tuple[str, str, list[Argument]]]] = {
             _arg("ref", nargs="+", help="one or more models"),
             _arg("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"),
             _arg("--port", type=int, default=8000, help="port (default 8000; 0 picks a free one)"),
+            _arg("--dtype", choices=["float32", "bfloat16"], default="float32", help="arithmetic (default float32)"),
+            _arg("--slots", type=int, default=8, help="requests computed at once, per model (default 8)"),
+            _arg("--max-queue", type=int, default=64, help="requests that may wait; more get 429 (default 64)"),
             _arg("--backend", choices=["native"], default="native", help="what computes"),
             _arg("--api-key", default=None, help="ask clients for this key (or set MOJIANG_API_KEY)"), DEVICE]),
         "chat": ("use:chat", "chat with a model in the terminal", [
             REF, _arg("--system", default="", help="system prompt"), _arg("--temperature", type=float, default=0.7),
             _arg("--max-tokens", type=int, default=256), SEED, DEVICE]),
         "complete": ("use:complete", "let a model continue a text", [
-            REF, _arg("prompt", nargs="?", default=None, help="the text (default: standard input)"),
+            REF, _arg("prompt", nargs="?", default=None, help="the text (default: each line of standard input)"),
             _arg("--suffix", default=None, help="fill in between the prompt and this"),
             _arg("--temperature", type=float, default=0.0), _arg("--max-tokens", type=int, default=128), SEED, DEVICE]),
     },

@@ -16,6 +16,7 @@ import httpx
 from mojiang.cli.execute import open_store
 from mojiang.core.artifact import Artifact
 from mojiang.core.errors import RunFailed
+from mojiang.core.run import resolve_device
 from mojiang.core.store import Store
 
 START_SECONDS = 120.0
@@ -25,16 +26,18 @@ def serve(args: argparse.Namespace) -> int:
     """Serve models until told to stop."""
     store = open_store(args)
     artifacts = [store.verify(store.get(ref, "model")) for ref in args.ref]
-    return serve_artifacts(artifacts, args.host, args.port, args.device, args.api_key)
+    return serve_artifacts(
+        artifacts, host=args.host, port=args.port, device=args.device, api_key=args.api_key, dtype=args.dtype,
+        slots=args.slots, max_queue=args.max_queue,
+    )  # fmt: skip
 
 
-def serve_artifacts(artifacts: list[Artifact], host: str, port: int, device: str, api_key: str | None = None) -> int:
+def serve_artifacts(artifacts: list[Artifact], *, device: str, api_key: str | None = None, **options: Any) -> int:
     """Serve these artifacts in the foreground; returns the exit code."""
-    from mojiang.core.run import resolve_device
     from mojiang.serve.server import serve as run_server
 
     key = api_key or os.environ.get("MOJIANG_API_KEY")
-    return run_server(artifacts, host=host, port=port, device=resolve_device(device), api_key=key)
+    return run_server(artifacts, device=resolve_device(device), api_key=key, **options)
 
 
 def free_port() -> int:
@@ -106,8 +109,8 @@ def chat(args: argparse.Namespace) -> int:
     store = open_store(args)
     artifact = store.verify(store.get(args.ref, "model"))
     return run_chat(
-        artifact, system=args.system, temperature=args.temperature, max_tokens=args.max_tokens, seed=args.seed,
-        device=args.device,
+        artifact, system=args.system or None, temperature=args.temperature, max_tokens=args.max_tokens, seed=args.seed,
+        device=resolve_device(args.device),
     )  # fmt: skip
 
 
@@ -117,8 +120,7 @@ def complete(args: argparse.Namespace) -> int:
 
     store = open_store(args)
     artifact = store.verify(store.get(args.ref, "model"))
-    prompt = args.prompt if args.prompt is not None else sys.stdin.read()
     return run_complete(
-        artifact, prompt, suffix=args.suffix, temperature=args.temperature, max_tokens=args.max_tokens, seed=args.seed,
-        device=args.device,
+        artifact, prompt=args.prompt, suffix=args.suffix, temperature=args.temperature, max_tokens=args.max_tokens,
+        seed=args.seed, device=resolve_device(args.device),
     )  # fmt: skip

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mojiang.core.errors import BadInput
+from mojiang.model._attention import document_attention
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,10 @@ class Attention(nn.Module):
         else:
             if self.groups > 1:
                 k, v = k.repeat_interleave(self.groups, dim=1), v.repeat_interleave(self.groups, dim=1)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+            if mask is not None and mask.dtype != torch.bool:
+                y, _ = document_attention(q, k, v, mask)
+            else:
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 

@@ -1,0 +1,70 @@
+"""From what a person asks to token ids, and the tokens that end the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from mojiang.core.errors import BadInput
+
+FIM_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+
+
+class PromptTokenizer(Protocol):
+    """What the engine needs from `mojiang.tokenizer.load.Tokenizer`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        ...
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the token that ends a document."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens in it are plain text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`."""
+        ...
+
+    def token_id(self, token: str) -> int:
+        """Id of a special token."""
+        ...
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = ...) -> list[int]:
+        """Token ids of a conversation in the model's chat template."""
+        ...
+
+
+def special(tokenizer: PromptTokenizer, token: str) -> int | None:
+    """Id of a special token, or None where the vocabulary lacks it."""
+    try:
+        return tokenizer.token_id(token)
+    except (LookupError, ValueError):
+        return None
+
+
+def end_tokens(tokenizer: PromptTokenizer) -> frozenset[int]:
+    """Tokens that end any answer: end of text, end of turn, and the start of another turn or hole.
+
+    A model that opens a new turn or a new hole by itself has finished; showing what follows would be inventing input.
+    """
+    names = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|pad|>", *FIM_TOKENS)
+    return frozenset(i for i in (special(tokenizer, name) for name in names) if i is not None)
+
+
+def infill_prompt(tokenizer: PromptTokenizer, prefix: str, suffix: str) -> list[int]:
+    """Fill in the middle in prefix-suffix-middle order (Bavarian et al. 2022)."""
+    marks = [special(tokenizer, token) for token in FIM_TOKENS]
+    before, after, middle = marks
+    if before is None or after is None or middle is None:
+        missing = [token for token, mark in zip(FIM_TOKENS, marks, strict=True) if mark is None]
+        raise BadInput(
+            f"this model cannot fill in the middle: its tokenizer has no {', '.join(missing)}",
+            hint="leave out the suffix, or use a model trained with fill-in-the-middle tokens",
+        )
+    return [before, *tokenizer.encode(prefix), after, *tokenizer.encode(suffix), middle]
