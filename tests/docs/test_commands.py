@@ -33,6 +33,18 @@ def test_a_guide_runs_from_top_to_bottom(page: Path, cli, tmp_path: Path, texts:
         cli(*words[1:], timeout=400)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_runs(name: str, quickstarted: dict[str, str], cli) -> None:  # type: ignore[no-untyped-def]
+    lines = [shlex.split(line) for line in bash_lines(ROOT / name)]
+    used = [words for words in lines if words[0] == "mojiang"]
+    assert ["mojiang", "serve", "quickstart-int8@prod"] in used  # tests/e2e starts a server
+    for words in used:
+        if words[1] != "serve":
+            assert cli(*words[1:], "--workspace", quickstarted["workspace"]).stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))

@@ -64,8 +64,8 @@ class LocalEngine:
         except BrokenProcessPool as error:
             self._pool = None
             raise RunFailed(
-                "a worker process died (most often: the machine ran out of memory)",
-                hint="close other programs or lower --workers, then give the same command again",
+                "a worker process died (most often: out of memory, or a script that starts again in each worker)",
+                hint="lower --workers or close other programs; in a script, begin under `if __name__ == '__main__':`",
             ) from error
         finally:
             for future in pending:

@@ -1,0 +1,39 @@
+"""A model with its tokenizer, in the precision an evaluation asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mojiang.core.artifact import Artifact
+from mojiang.core.config import digest
+from mojiang.model.decoder import Decoder
+from mojiang.model.load import load_model
+from mojiang.tokenizer.load import Tokenizer, load_tokenizer
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether matrix products in bfloat16 are computed by the hardware, not emulated."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def load_for_scoring(path: Path, device: str, precision: str) -> tuple[Decoder, Tokenizer, str]:
+    """Model in evaluation mode, tokenizer, and the precision that `auto` came to ("float32" or "bfloat16")."""
+    if precision == "auto":
+        precision = "bfloat16" if native_bfloat16(device) else "float32"
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    model = load_model(path, device=device, dtype=dtype)
+    return model.eval(), load_tokenizer(path), precision
+
+
+def weights_digest(model: Artifact) -> str:
+    """SHA-256 over the checksums of a model's weight files.
+
+    A report keeps it, so that the gate can tell evidence on these very weights from evidence on others that the same
+    recipe once made.
+    """
+    return digest({name: entry.sha256 for name, entry in model.manifest.files.items() if name.endswith(".safetensors")})

@@ -1,0 +1,69 @@
+"""A tiny training in a process of its own, to be killed: python tiny_run.py SCRATCH OUT."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mojiang.model.decoder import Decoder, DecoderConfig
+from mojiang.tokenizer._pack import PackedRows, Sequence, Shards, write_shards
+from mojiang.train import _loop
+from mojiang.train._batches import Shuffled
+from mojiang.train._loop import Settings, Training, fit
+
+CONFIG = DecoderConfig(64, 32, 2, 2, 2, 64, 16)
+SETTINGS = Settings(
+    num_steps=150, batch_rows=3, micro_rows=2, context=32, lr_matrix=0.02, lr_embedding=0.003, validations=3
+)
+
+
+class SilentRun:
+    """The part of `mojiang.core.run.Run` the loop uses."""
+
+    seed = 7
+    stopping = False
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.points: list[dict[str, Any]] = []
+
+    def metrics(self, step: int, **values: float) -> None:
+        self.points.append({"step": step, **values})
+
+    def progress(self, done: float, total: float, unit: str = "", **shown: Any) -> None:
+        pass
+
+    def log(self, text: str) -> None:
+        pass
+
+    warn = log
+
+    def check_stop(self) -> None:
+        pass
+
+
+def rows(scratch: Path) -> PackedRows:
+    """Counting upwards from a random start: learnable, so losses fall."""
+    folder = scratch / "tokens"
+    if not (folder / "index.json").exists():
+        starts = np.random.default_rng(0).integers(0, 64, 40)
+        write_shards([Sequence((s + np.arange(5 + s)) % 64, int(s)) for s in starts], folder, 64)
+    return PackedRows(Shards(folder), SETTINGS.context)
+
+
+def train(scratch: Path, settings: Settings = SETTINGS) -> tuple[Training, _loop.Result]:
+    run: Any = SilentRun(scratch)
+    training = Training(Decoder(CONFIG).init_weights(run.seed), settings, run)
+    training.resume()
+    packed = rows(scratch)
+    return training, fit(training, Shuffled(packed, settings.batch_rows, run.seed), packed)
+
+
+if __name__ == "__main__":
+    _loop.CHECKPOINT_SECONDS = 0.02
+    training, _ = train(Path(sys.argv[1]))
+    torch.save(training.model.state_dict(), sys.argv[2])
