@@ -44,7 +44,9 @@ def test_nothing_is_left_undone(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ExceptHandler):
             swallowed = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
-            broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
+            broad = node.type is None or (
+                isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+            )
             assert not (swallowed and broad), f"line {node.lineno}"
 
 

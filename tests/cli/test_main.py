@@ -89,7 +89,10 @@ def test_the_first_page_names_everything(capsys: pytest.CaptureFixture[str], wor
 
 
 def test_global_flags_before_and_after(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    for words in (["--workspace", str(tmp_path / "a"), "--json", "ls"], ["ls", "--json", "--workspace", str(tmp_path / "a")]):
+    for words in (
+        ["--workspace", str(tmp_path / "a"), "--json", "ls"],
+        ["ls", "--json", "--workspace", str(tmp_path / "a")],
+    ):
         code, out, _ = run(capsys, *words)
         assert code == 0
         assert json.loads(out) == {"artifacts": []}

@@ -23,13 +23,16 @@ TINY: dict[str, dict[str, Any]] = {
         "model": "train.pretrain", "data": "data.mine", "replay": "data.split", "steps": 3, "batch_tokens": 512,
         "micro_tokens": 512,
     },
-    "evaluate.heldout": {"model": "train.sft", "data": "data.split", "max_bytes": 20_000, "samples": 1, "sample_tokens": 8},
+    "evaluate.heldout": {
+        "model": "train.sft", "data": "data.split", "max_bytes": 20_000, "samples": 1, "sample_tokens": 8,
+    },
     "evaluate.completion": {"model": "train.sft", "data": "data.split", "problems": 2, "max_tokens": 8, "samples": 1},
     "compress.quantize": {
         "model": "train.sft", "data": "data.split", "parity_bytes": 5_000, "prompts": 2, "tokens": 8,
     },
     "trust.card": {"model": "train.sft", "reports": ["evaluate.heldout", "evaluate.completion"]},
     "trust.gate": {
-        "model": "train.sft", "reports": ["evaluate.heldout", "evaluate.completion"], "policy": "tests/contract/lenient.yaml",
+        "model": "train.sft", "reports": ["evaluate.heldout", "evaluate.completion"],
+        "policy": "tests/contract/lenient.yaml",
     },
 }  # fmt: skip

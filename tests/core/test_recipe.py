@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mojiang.core.artifact import Kind
-from mojiang.core.errors import BadUsage
 from mojiang.core.config import decode
+from mojiang.core.errors import BadUsage
 from mojiang.core.recipe import DatasetRef, ModelRef, Recipe, ReportRef
 
 

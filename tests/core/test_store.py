@@ -58,7 +58,9 @@ class Toy(Recipe):
 
 
 def script(workspace: Path, body: str) -> subprocess.Popen[str]:
-    code = TOY + "import mojiang\nfrom mojiang.core.run import execute\n" + f"store = mojiang.open({str(workspace)!r})\n"
+    code = (
+        TOY + "import mojiang\nfrom mojiang.core.run import execute\n" + f"store = mojiang.open({str(workspace)!r})\n"
+    )
     command = [sys.executable, "-c", code + textwrap.dedent(body)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

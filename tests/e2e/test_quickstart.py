@@ -58,7 +58,9 @@ def test_transformers_loads_it_and_agrees(quickstarted: Record) -> None:
     transformers = pytest.importorskip("transformers")
     path = mojiang.open(quickstarted["workspace"]).get("quickstart-chat").path
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path).eval()
-    tokens = transformers.AutoTokenizer.from_pretrained(path)("def f(x):\n    return 道可道", return_tensors="pt").input_ids
+    tokens = transformers.AutoTokenizer.from_pretrained(path)(
+        "def f(x):\n    return 道可道", return_tensors="pt"
+    ).input_ids
     ours = load_model(path)
     with torch.no_grad():
         difference = (ours.logits(ours(tokens)) - theirs(tokens).logits).abs().max()

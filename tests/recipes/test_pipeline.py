@@ -118,9 +118,11 @@ def test_starting_at_a_step(pipeline: Pipeline, store: Store, catalog: Catalog) 
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], said: str, hint: str, store: Store, catalog: Catalog) -> None:
+    def load_and_run() -> None:
+        run_pipeline(decode(Pipeline, {**yaml.safe_load(TEXT), **change}, "p.yaml"), store, catalog)
+
     with pytest.raises((BadUsage, NotFound)) as caught:
-        pipeline = decode(Pipeline, {**yaml.safe_load(TEXT), **change}, "p.yaml")
-        run_pipeline(pipeline, store, catalog)
+        load_and_run()
     assert said in caught.value.message
     assert hint in caught.value.hint
     assert store.artifacts() == []

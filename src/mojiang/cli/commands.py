@@ -35,14 +35,16 @@ COMMANDS: dict[str, dict[str, tuple[str, str, list[Argument]]]] = {
             SETTINGS, SEED, DEVICE, WORKERS, DRY_RUN]),
     },
     "the store": {
-        "ls": ("store:ls", "list artifacts", [_arg("kind", nargs="?", default="", help="dataset, tokenizer, model or report")]),
+        "ls": ("store:ls", "list artifacts", [
+            _arg("kind", nargs="?", default="", help="dataset, tokenizer, model or report")]),
         "show": ("store:show", "one artifact: config, metrics, files, report", [
             REF, _arg("--why-dropped", metavar="DOC", default="", help="where and why a document was dropped")]),
         "lineage": ("store:lineage", "where an artifact came from, back to the source files", [REF]),
         "diff": ("store:diff", "what differs between two artifacts, and why", [
             _arg("ref", help="the first REF"), _arg("other", help="the second REF")]),
         "alias": ("store:alias", "give an artifact an alias", [REF, _arg("name", help="such as best")]),
-        "rm": ("store:rm", "remove an artifact", [REF, _arg("--force", action="store_true", help="even when it is used")]),
+        "rm": ("store:rm", "remove an artifact", [
+            REF, _arg("--force", action="store_true", help="even when it is used")]),
         "gc": ("store:gc", "remove what nothing refers to", [
             _arg("--dry-run", action="store_true", help="only list it")]),
         "export": ("store:export", "copy an artifact out of the store", [REF, _arg("dir", help="a new folder")]),
@@ -56,7 +58,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str, list[Argument]]]] = {
             _arg("run", help="a run's id, a beginning of it, or last"),
             _arg("-f", "--follow", action="store_true", help="go on until the run ends")]),
         "stop": ("runs:stop", "stop a run cleanly", [_arg("run", help="a run's id")]),
-        "resume": ("runs:resume", "continue an interrupted or failed run", [_arg("run", help="a run's id"), DEVICE, WORKERS]),
+        "resume": ("runs:resume", "continue an interrupted or failed run", [
+            _arg("run", help="a run's id"), DEVICE, WORKERS]),
     },
     "evidence": {
         "card": ("evidence:card", "the model card, generated from the store", [

@@ -25,7 +25,9 @@ def card(args: argparse.Namespace) -> dict[str, Any]:
     parent = parent_model(store, model)
     reports = reports_on(store, model) + (reports_on(store, parent) if parent else [])
     # Named one by one, so that new evidence makes a new card.
-    newest = {report.recipe: report.fingerprint for report in reversed(reports) if not report.recipe.startswith("trust.")}
+    newest = {
+        report.recipe: report.fingerprint for report in reversed(reports) if not report.recipe.startswith("trust.")
+    }
     recipe = Card(model=model.fingerprint, reports=tuple(newest.values()))
     where = Circumstance(listeners=(Progressing(False, args.quiet),))
     outcome = execute(recipe, store, name=f"{model.name}-card", circumstance=where)
@@ -61,7 +63,8 @@ def promote(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _judge(store: Store, model: Artifact, policy: str) -> dict[str, Any]:
-    from mojiang.trust.gate import check_gate, load_policy
+    from mojiang.trust._policy import load_policy
+    from mojiang.trust.gate import check_gate
 
     verdict = check_gate(store, model, load_policy(policy or "default"))
     rows = [["passed" if check.passed else "FAILED", check.asks, check.found] for check in verdict.checks]

@@ -45,7 +45,11 @@ def explain(args: argparse.Namespace) -> dict[str, Any]:
     console.print(inspect.getdoc(recipe) or "", markup=False)
     console.print(f"\nmakes a {recipe.makes}; {entry.target}\n")
     rows = [
-        [name, "required" if field.is_required() else repr(field.get_default(call_default_factory=True)), field.description]
+        [
+            name,
+            "required" if field.is_required() else repr(field.get_default(call_default_factory=True)),
+            field.description,
+        ]
         for name, field in recipe.model_fields.items()
     ]
     table(["setting", "default", "meaning"], rows)

@@ -144,7 +144,9 @@ def unknown_word(word: str, catalog: Catalog) -> BadUsage:
 
     known = [*(word for commands in COMMANDS.values() for word in commands), *catalog.groups()]
     hint = closest(word, known)
-    return BadUsage(f"{word!r} is not a command", hint=hint if hint.startswith("did") else "`mojiang --help` lists them")
+    return BadUsage(
+        f"{word!r} is not a command", hint=hint if hint.startswith("did") else "`mojiang --help` lists them"
+    )
 
 
 def is_terminal() -> bool:

@@ -90,7 +90,7 @@ def _dry_run(pipeline: Pipeline, store: Store, args: argparse.Namespace) -> dict
     return {"pipeline": pipeline.name, "dry_run": True, "steps": planned}
 
 
-def quickstart(args: argparse.Namespace) -> dict[str, Any]:
+def quickstart(args: argparse.Namespace) -> dict[str, Any] | int:
     """The main job, end to end: the shipped pipeline, then the endpoint, tried by the real client."""
     given = {key: value for key in ("data", "minutes") if (value := getattr(args, key)) is not None}
     pipeline = Pipeline.load("quickstart").with_settings({**given, **settings(args.set)})
@@ -108,7 +108,9 @@ def quickstart(args: argparse.Namespace) -> dict[str, Any]:
     result |= {"seconds": round(time.monotonic() - begun, 3), "endpoint": trial, "card": _card(outcome)}
     _print_summary(result, outcome)
     if args.serve:
-        return _serve(served, args)
+        from mojiang.cli.use import serve_artifacts
+
+        return serve_artifacts([served.artifact], host="127.0.0.1", port=8000, device=args.device)
     return result
 
 
@@ -132,12 +134,6 @@ def _try_endpoint(served: Outcome, store: Store, args: argparse.Namespace) -> di
     if not args.quiet:
         stderr().print("[bold]trying the endpoint[/] [dim]a real server, asked by the openai client[/]")
     return try_endpoint(served.artifact, store)
-
-
-def _serve(served: Outcome, args: argparse.Namespace) -> Any:
-    from mojiang.cli.use import serve_artifacts
-
-    return serve_artifacts([served.artifact], host="127.0.0.1", port=8000, device=args.device)
 
 
 def _print_summary(result: dict[str, Any], outcome: PipelineOutcome) -> None:

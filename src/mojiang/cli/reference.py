@@ -1,7 +1,7 @@
 """Writes the generated pages: CAPABILITIES.md and docs/reference/.
 
-    python -m mojiang.cli.reference           # write them
-    python -m mojiang.cli.reference --check   # exit 1 if one is out of date
+python -m mojiang.cli.reference           # write them
+python -m mojiang.cli.reference --check   # exit 1 if one is out of date
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ def pages(catalog: Catalog) -> dict[str, str]:
 
 def capabilities(catalog: Catalog) -> str:
     """One row per capability: what, file, command, docs, test."""
-    lines = [GENERATED, "# Capabilities\n", "| capability | what it does | file | command | test |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        GENERATED,
+        "# Capabilities\n",
+        "| capability | what it does | file | command | test |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for entry in catalog:
         file = f"src/{entry.target.partition(':')[0].replace('.', '/')}.py"
         test = f"tests/{entry.group}/test_{Path(file).stem}.py"

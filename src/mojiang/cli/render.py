@@ -177,5 +177,9 @@ def short(count: float) -> str:
     """
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= limit:
-            return f"{count / limit:.3g}{unit}" if count / limit >= 100 else f"{count / limit:.{2 if count / limit < 10 else 1}f}{unit}"
+            return (
+                f"{count / limit:.3g}{unit}"
+                if count / limit >= 100
+                else f"{count / limit:.{2 if count / limit < 10 else 1}f}{unit}"
+            )
     return f"{count:.0f}"

@@ -22,7 +22,14 @@ def runs(args: argparse.Namespace) -> dict[str, Any]:
     """List runs, newest first."""
     found = open_store(args).runs()
     rows = [
-        [run["id"], run["status"], run["recipe"], run["name"], run["started"].replace("T", " ")[:19], run["error"] or ""]
+        [
+            run["id"],
+            run["status"],
+            run["recipe"],
+            run["name"],
+            run["started"].replace("T", " ")[:19],
+            run["error"] or "",
+        ]
         for run in found
     ]
     if rows:
@@ -51,7 +58,9 @@ def logs(args: argparse.Namespace) -> dict[str, Any]:
             return {"run": run["id"], "events": shown}
         time.sleep(0.5)
         store.mark_interrupted()
-        family += [row["id"] for row in reversed(store.runs()) if row["parent"] == run["id"] and row["id"] not in family]
+        family += [
+            row["id"] for row in reversed(store.runs()) if row["parent"] == run["id"] and row["id"] not in family
+        ]
 
 
 def _line(event: Event) -> str:

@@ -7,6 +7,7 @@ import json
 import shutil
 import uuid
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ def print_why_dropped(store: Store, artifact: Artifact, document: str) -> list[d
     chain = [a for a in reversed(store.lineage(artifact)) if a.kind == "dataset"]
     answer = why_dropped(chain, document)
     if all(fate.outcome == "not seen" for fate in answer):
-        raise NotFound(f"no document {document!r} was seen by any step before {artifact.ref}", hint="give its path or id")
+        raise NotFound(
+            f"no document {document!r} was seen by any step before {artifact.ref}", hint="give its path or id"
+        )
     records = [asdict(fate) for fate in answer]
     table(list(records[0]), [[str(value) for value in record.values()] for record in records])
     return records
@@ -115,7 +118,11 @@ def _sources(artifact: Artifact) -> list[str]:
     lines = [f"source: {artifact.manifest.config.get('source', artifact.manifest.recipe)}"]
     if (artifact.path / "report.json").is_file():
         report = Report.load(artifact.path)
-        lines += [f"{t.title}: " + ", ".join(str(row[0]) for row in t.rows[:6]) for t in report.tables if "licence" in t.title.lower()]
+        lines += [
+            f"{t.title}: " + ", ".join(str(row[0]) for row in t.rows[:6])
+            for t in report.tables
+            if "licence" in t.title.lower()
+        ]
     from mojiang.data._documents import read_documents
 
     paths: list[str] = []
@@ -138,32 +145,34 @@ def diff(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _differences(store: Store, first: Artifact, second: Artifact, where: str) -> list[list[Any]]:
+    """Rows of (what, here, there); a parent that differs is explained by its own differences, down to the cause."""
     if first.fingerprint == second.fingerprint:
         return []
-    a, b, rows = first.manifest, second.manifest, list[list[Any]]()
-    if a.recipe != b.recipe:
-        rows.append([f"{where}recipe", a.recipe, b.recipe])
-    if a.seed != b.seed:
-        rows.append([f"{where}seed", a.seed, b.seed])
+    a, b = first.manifest, second.manifest
+    rows = [
+        [f"{where}{key}", x, y] for key, x, y in (("recipe", a.recipe, b.recipe), ("seed", a.seed, b.seed)) if x != y
+    ]
     for title, left, right in (("", a.config, b.config), ("metric ", a.metrics, b.metrics)):
-        for key in sorted({*left, *right}):
-            if left.get(key) != right.get(key):
-                rows.append([f"{where}{title}{key}", _cell(left.get(key)), _cell(right.get(key))])
+        different = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
+        rows += [[f"{where}{title}{key}", _cell(left.get(key)), _cell(right.get(key))] for key in different]
     for field in sorted({*a.parents, *b.parents}):
-        for left_parent, right_parent in zip(a.parents.get(field, []), b.parents.get(field, []), strict=False):
-            left_found, right_found = store.by_fingerprint(left_parent), store.by_fingerprint(right_parent)
-            if left_found and right_found:
-                rows += _differences(store, left_found, right_found, f"{where}{field} › ")
-            elif left_parent != right_parent:
-                rows.append([f"{where}{field}", left_parent[:12], right_parent[:12]])
-        if len(a.parents.get(field, [])) != len(b.parents.get(field, [])):
-            rows.append([f"{where}{field}", len(a.parents.get(field, [])), len(b.parents.get(field, []))])
-    unique = {str(row): row for row in rows}
-    return list(unique.values())
+        for pair in zip_longest(a.parents.get(field, []), b.parents.get(field, []), fillvalue=""):
+            found = [store.by_fingerprint(parent) for parent in pair]
+            if found[0] and found[1]:
+                rows += _differences(store, found[0], found[1], f"{where}{field} › ")
+            elif pair[0] != pair[1]:
+                rows.append([f"{where}{field}", pair[0][:12], pair[1][:12]])
+    return list({str(row): row for row in rows}.values())
 
 
 def _cell(value: Any) -> str:
-    return number(value) if isinstance(value, int | float) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    return (
+        number(value)
+        if isinstance(value, int | float)
+        else ""
+        if value is None
+        else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def alias(args: argparse.Namespace) -> dict[str, Any]:
@@ -237,7 +246,11 @@ def import_(args: argparse.Namespace) -> dict[str, Any]:
 
 def _outside_manifest(folder: Path, name: str) -> Manifest:
     files = file_entries(folder)
-    kinds: list[tuple[Kind, str]] = [("model", "config.json"), ("tokenizer", "tokenizer.json"), ("report", "report.json")]
+    kinds: list[tuple[Kind, str]] = [
+        ("model", "config.json"),
+        ("tokenizer", "tokenizer.json"),
+        ("report", "report.json"),
+    ]
     kind = next((kind for kind, mark in kinds if mark in files), None)
     if kind is None:
         raise BadInput(

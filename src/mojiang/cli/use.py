@@ -73,7 +73,9 @@ def _wait_ready(server: subprocess.Popen[bytes], port: int, said: Any) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise RunFailed(f"the server ended with exit code {server.returncode}: {said()[-500:]}", hint="mojiang doctor")
+            raise RunFailed(
+                f"the server ended with exit code {server.returncode}: {said()[-500:]}", hint="mojiang doctor"
+            )
         try:
             if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2, trust_env=False).status_code == 200:
                 return
@@ -84,9 +86,9 @@ def _wait_ready(server: subprocess.Popen[bytes], port: int, said: Any) -> None:
 
 def _ask(url: str) -> dict[str, Any]:
     """List the models, stream a chat answer and fill in the middle of a text."""
-    from openai import OpenAI
+    from openai import DefaultHttpxClient, OpenAI
 
-    with httpx.Client(trust_env=False) as transport:
+    with DefaultHttpxClient(trust_env=False) as transport:  # a proxy has no business on the loopback interface
         client = OpenAI(base_url=url, api_key="none", http_client=transport)
         model = client.models.list().data[0].id
         prompt = "Write a Python function that returns the larger of two numbers."

@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from mojiang.core.config import Config
 from mojiang.core.errors import Corrupted, NotFound
 from mojiang.core.files import list_files, sha256_file

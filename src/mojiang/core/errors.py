@@ -10,7 +10,8 @@
     ├── Interrupted         E700  exit 130  stopped by the user; the work so far is kept
     └── RunFailed           E800  exit 1    a recipe failed in a way it did not foresee
 
-A message says what happened, with the value; `hint` says what to do. Each code has a section in docs/concepts/errors.md.
+A message says what happened, with the value; `hint` says what to do. Each code has a section in
+docs/concepts/errors.md.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
@@ -158,7 +157,10 @@ def execute(
             store.verify(artifact)
         name = name or recipe.recipe.rpartition(".")[2]
         pinned = {field: [a.ref for a in artifacts] for field, artifacts in inputs.items() if artifacts}
-        config = {**recipe.model_dump(mode="json"), **{f: _like(getattr(recipe, f), refs) for f, refs in pinned.items()}}
+        config = {
+            **recipe.model_dump(mode="json"),
+            **{f: _like(getattr(recipe, f), refs) for f, refs in pinned.items()},
+        }
         id = store.start_run(fingerprint, recipe.recipe, name, config, seed, circumstance.parent)
         artifact = _make(Run(id, recipe, store, inputs, seed, circumstance, fingerprint), name, parents, fingerprint)
         return Outcome(artifact, id, False, time.monotonic() - started)

@@ -322,7 +322,9 @@ class Store:
         except Timeout:
             return True
 
-    def start_run(self, fingerprint: str, recipe: str, name: str, config: dict[str, Any], seed: int, parent: str) -> str:
+    def start_run(
+        self, fingerprint: str, recipe: str, name: str, config: dict[str, Any], seed: int, parent: str
+    ) -> str:
         """Open a run, or reopen the unfinished one with this fingerprint; returns its id. Hold the lock first."""
         where = {"host": socket.gethostname(), "workspace": str(self.workspace), "pid": os.getpid()}
         unfinished = RUNS.c.status.in_(("interrupted", "failed", "running"))
@@ -391,9 +393,8 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        with _explained(self.url), self._engine.connect() as connection:
-            with connection.execution_options(mojiang_write=True).begin():
-                yield connection
+        with _explained(self.url), self._engine.execution_options(mojiang_write=True).begin() as connection:
+            yield connection
 
 
 @contextmanager
@@ -416,17 +417,18 @@ def _connect(url: str) -> sa.Engine:
             parsed = parsed.set(drivername="postgresql+psycopg")
         engine = sa.create_engine(parsed, pool_pre_ping=True)
     except sa.exc.ArgumentError as error:
-        raise BadUsage(f"--store {url!r} is not a database URL", hint="for example postgresql://user@host/db") from error
+        raise BadUsage(
+            f"--store {url!r} is not a database URL", hint="for example postgresql://user@host/db"
+        ) from error
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise Unavailable(f"no driver for the store: {error}", hint="pip install 'mojiang[postgres]'") from error
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _sqlite_settings)
         sa.event.listen(engine, "begin", _sqlite_begin)
-    with _explained(url), engine.connect() as connection:
-        with connection.execution_options(mojiang_write=True).begin():
-            if engine.dialect.name == "postgresql":
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305800)"))  # one process makes the tables
-            _tables.create_all(connection)
+    with _explained(url), engine.connect() as connection, connection.execution_options(mojiang_write=True).begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305800)"))  # one process makes the tables
+        _tables.create_all(connection)
     return engine
 
 

@@ -151,6 +151,7 @@ class Linear(nn.Linear):
         super().__init__(num_inputs, num_outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, inputs) → (…, outputs), in the dtype of `x`."""
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -163,6 +164,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension; shape and dtype stay."""
         x32 = x.float()
         normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
         return self.weight.to(x.dtype) * normed.to(x.dtype)
@@ -201,6 +203,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueStore | None
     ) -> Tensor:
+        """Attend; `mask` as for `Decoder.forward`. With a cache the cache attends, and `mask` is not used."""
         B, T, _ = x_BTD.shape
         q, k, v = (p(x_BTD).view(B, T, -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
         if self.qk_norm:
@@ -216,7 +219,8 @@ class Attention(nn.Module):
                 y, _ = document_attention(q, k, v, mask)
             else:
                 y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        out_BTD: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        return out_BTD
 
 
 class MLP(nn.Module):
@@ -229,7 +233,9 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        """(B, T, D) → (B, T, D)."""
+        out_BTD: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return out_BTD
 
 
 class Block(nn.Module):
@@ -245,8 +251,10 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueStore | None
     ) -> Tensor:
+        """Attention and feed-forward, each added to the residual stream."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos, sin, mask, cache)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        out_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return out_BTD
 
 
 class Backbone(nn.Module):
@@ -300,11 +308,13 @@ class Decoder(nn.Module):
         cos, sin = rotary_tables(positions_BT, self.config.head_dim, self.config.rope_theta, x_BTD.dtype)
         for block in self.model.layers:
             x_BTD = block(x_BTD, cos, sin, mask, cache)
-        return self.model.norm(x_BTD)
+        hidden_BTD: Tensor = self.model.norm(x_BTD)
+        return hidden_BTD
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary for hidden states (…, D) → (…, V)."""
-        return self.lm_head(hidden)
+        scores: Tensor = self.lm_head(hidden)
+        return scores
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> Decoder:

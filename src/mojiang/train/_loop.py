@@ -27,7 +27,9 @@ from mojiang.train._optim import build_optimizers
 from mojiang.train._schedule import warmup_stable_decay
 
 CHECKPOINT_SECONDS = 20.0
-REPORT_SECONDS = 1.0
+PROGRESS_SECONDS = 0.5
+CURVE_POINTS = 400
+"""Points of the loss curve, at steps that depend on nothing but the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def fit(training: Training, source: Source, validation: PackedRows | None = None
     total = settings.num_steps
     validate_at = _validation_steps(total, settings.validations) if validation is not None else set()
     recent: list[tuple[float, float]] = []
-    saved_at = reported_at = started = time.monotonic()
+    every = max(1, total // CURVE_POINTS)
+    saved_at = shown_at = started = time.monotonic()
     before, tokens_before = training.seconds, training.tokens
     with _frozen_objects():
         while training.step < total:
@@ -177,17 +180,17 @@ def fit(training: Training, source: Source, validation: PackedRows | None = None
                 run.metrics(training.step, bits_per_byte=training.bits_per_byte)
             now = time.monotonic()
             training.seconds = before + now - started
-            if now - reported_at >= REPORT_SECONDS or training.step == total:
+            rate = (training.tokens - tokens_before) / (now - started)
+            mfu = {"mfu": rate * flops / settings.peak_flops} if settings.peak_flops else {}
+            if training.step % every == 0 or training.step == total:
                 training.recent_loss, norm = (sum(column) / len(recent) for column in zip(*recent, strict=True))
-                rate = (training.tokens - tokens_before) / (now - started)
-                mfu = {"mfu": rate * flops / settings.peak_flops} if settings.peak_flops else {}
                 run.metrics(training.step, loss=training.recent_loss, gradient_norm=norm, tokens_per_second=rate, **mfu)
-                shown = {"loss": round(training.recent_loss, 3)} | {name: f"{value:.0%}" for name, value in mfu.items()}
-                done = training.tokens
-                run.progress(
-                    done, done * total / training.step, unit="tokens", step=f"{training.step}/{total}", **shown
-                )
-                reported_at, recent = now, []
+                recent = []
+            if now - shown_at >= PROGRESS_SECONDS or training.step == total:
+                shown = {"loss": round(training.recent_loss, 3)} | {name: f"{share:.0%}" for name, share in mfu.items()}
+                expected = training.tokens * total / training.step
+                run.progress(training.tokens, expected, unit="tokens", step=f"{training.step}/{total}", **shown)
+                shown_at = now
             if now - saved_at >= CHECKPOINT_SECONDS or run.stopping:
                 training.save()
                 run.check_stop()
