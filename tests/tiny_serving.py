@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from mojiang.generate.engine import Engine
 from mojiang.model.decoder import Decoder, DecoderConfig
 from mojiang.serve._models import ServedModel
 from mojiang.serve.server import Server
+from mojiang.tokenizer.load import Tokenizer
 
 SPECIAL = [f"<|{name}|>" for name in ("endoftext", "pad", "im_start", "im_end")]
 SPECIAL += [f"<|fim_{name}|>" for name in ("prefix", "middle", "suffix")]
@@ -29,39 +29,19 @@ TEXT = [
 ]
 
 
-class TinyTokenizer:
-    """The interface of `mojiang.tokenizer.load.Tokenizer`, on a vocabulary of a few hundred tokens."""
+class TinyTokenizer(Tokenizer):
+    """A real tokenizer on a vocabulary of a few hundred tokens."""
 
     def __init__(self) -> None:
-        self._backend = Backend(models.BPE())
-        self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self._backend.decoder = decoders.ByteLevel()
+        backend = Backend(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
             vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
         )
-        self._backend.train_from_iterator(TEXT * 3, trainer)
-        self.vocab_size: int = self._backend.get_vocab_size()
-        self.eos_id: int = self.token_id("<|endoftext|>")
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._backend.decode(list(ids)))
-
-    def token_id(self, token: str) -> int:
-        found = self._backend.token_to_id(token)
-        if found is None:
-            raise KeyError(token)
-        return int(found)
-
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
-        start, end = self.token_id("<|im_start|>"), self.token_id("<|im_end|>")
-        ids: list[int] = []
-        for message in messages:
-            ids += [start, *self.encode(f"{message['role']}\n{message['content']}"), end, *self.encode("\n")]
-        return [*ids, start, *self.encode("assistant\n")] if add_generation_prompt else ids
+        backend.train_from_iterator(TEXT * 3, trainer)
+        super().__init__(backend)
 
 
 def tiny_model(vocab_size: int, seed: int = 0, context: int = 256, eos: bool = False) -> Decoder:

@@ -254,3 +254,17 @@ def test_generate_many_from_many_threads(random_model: Any, tokenizer: Any) -> N
             thread.join()
     for generations in got:
         assert [g.tokens for g in generations] == [g.tokens for g in expected]
+
+
+def test_a_healed_prompt_reads_on_as_one_text(trained_model: Any, random_model: Any, tokenizer: Any) -> None:
+    """Wherever a prompt is cut, and whatever tokens the model likes, prompt and answer read as one text."""
+    text = "def add(a, b):\n    return a + b\n学而时习之，不亦说乎？"
+    for model in (trained_model, random_model):
+        with Engine(model, tokenizer) as engine:
+            for cut in range(3, len(text), 3):
+                (generation,) = engine.generate([text[:cut]], max_tokens=3)
+                ids, begins = tokenizer.heal(text[:cut])
+                assert tokenizer.decode(ids) + begins == text[:cut]
+                whole = tokenizer.decode([*ids, *generation.tokens])
+                assert text[:cut] + generation.text == whole
+                assert len(generation.tokens) >= 3 or generation.finish_reason == "stop"

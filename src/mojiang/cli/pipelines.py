@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import chain, islice
 from typing import Any
 
 import yaml
@@ -102,7 +103,7 @@ def quickstart(args: argparse.Namespace) -> dict[str, Any] | int:
     served = next((outcome.steps[step] for step in pipeline.aliases if step in outcome.steps), None)
     if served is None:
         raise NotFound("the pipeline promotes no model", hint="its `aliases:` names the step to serve")
-    trial = _try_endpoint(served, store, args)
+    trial = _try_endpoint(served, outcome, args)
     result = {**_record(outcome), **record(served), "run": outcome.run}
     result["metrics"] = _metrics(outcome)
     result |= {"seconds": round(time.monotonic() - begun, 3), "endpoint": trial, "card": _card(outcome)}
@@ -128,12 +129,18 @@ def _card(outcome: PipelineOutcome) -> str:
     return str(cards[-1] / "card.html") if cards else ""
 
 
-def _try_endpoint(served: Outcome, store: Store, args: argparse.Namespace) -> dict[str, Any]:
+def _try_endpoint(served: Outcome, outcome: PipelineOutcome, args: argparse.Namespace) -> dict[str, Any]:
+    """Ask the served model a question mined from held-out documents, in their language."""
     from mojiang.cli.use import try_endpoint
+    from mojiang.data.mine import read_conversations
 
     if not args.quiet:
-        stderr().print("[bold]trying the endpoint[/] [dim]a real server, asked by the openai client[/]")
-    return try_endpoint(served.artifact, store)
+        stderr().print("[bold]trying the endpoint[/] [dim]served on a free port, asked by the openai client[/]")
+    pairs = next(one.artifact.path for one in outcome.steps.values() if one.artifact.recipe == "data.mine")
+    splits = [split for split in ("validation", "train") if (pairs / split).is_dir()]
+    rows = chain.from_iterable(read_conversations(pairs, split) for split in splits)
+    messages = min((row["messages"] for row in islice(rows, 50)), key=lambda messages: len(messages[0]["content"]))
+    return try_endpoint(served.artifact, messages[0]["content"], messages[-1]["content"])
 
 
 def _print_summary(result: dict[str, Any], outcome: PipelineOutcome) -> None:
@@ -149,8 +156,9 @@ def _print_summary(result: dict[str, Any], outcome: PipelineOutcome) -> None:
     console.print()
     console.print("[bold]bits per byte on held-out documents[/]  " + "   ".join(f"{a} {b}" for a, b in shown))
     trial = result["endpoint"]
-    console.print(f"[bold]asked over the API[/]  {trial['prompt']!r}", markup=True)
-    console.print("    " + trial["answer"].strip().replace("\n", "\n    ")[:600], markup=False, style="dim")
+    console.print("[bold]asked over the API[/]")
+    for text, style in ((trial["prompt"], ""), (trial["answer"], "dim")):
+        console.print("    " + text.strip()[:600].replace("\n", "\n    "), markup=False, style=style)
     name = ref.partition("@")[0]
     for label, value in (
         ("model", f"{result['path']}  ({ref}, alias @prod)"), ("card", result["card"]),

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from mojiang.cli.execute import open_store
 from mojiang.core.artifact import Artifact
-from mojiang.core.errors import RunFailed
 from mojiang.core.run import resolve_device
-from mojiang.core.store import Store
 
-START_SECONDS = 120.0
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -40,68 +32,36 @@ def serve_artifacts(artifacts: list[Artifact], *, device: str, api_key: str | No
     return run_server(artifacts, device=resolve_device(device), api_key=key, **options)
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def try_endpoint(artifact: Artifact, question: str, text: str) -> dict[str, Any]:
+    """Serve a model on a free port and ask it with the official `openai` client; returns what was asked and answered.
 
-
-def try_endpoint(artifact: Artifact, store: Store) -> dict[str, Any]:
-    """Start the real server, ask it with the official `openai` client, stop it; returns what was asked and answered."""
-    port = free_port()
-    command = [sys.executable, "-m", "mojiang.cli.main", "serve", artifact.ref, "--port", str(port)]
-    environment = {**os.environ, "MOJIANG_WORKSPACE": str(store.workspace), "MOJIANG_STORE": store.url}
-    environment.pop("MOJIANG_API_KEY", None)
-    log = store.workspace / "tmp" / f"serve-{port}.log"
-    with open(log, "w+b") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        try:
-            _wait_ready(server, port, log.read_text)
-            return _ask(f"http://127.0.0.1:{port}/v1")
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-            log.unlink(missing_ok=True)
-
-
-def _wait_ready(server: subprocess.Popen[bytes], port: int, said: Any) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise RunFailed(
-                f"the server ended with exit code {server.returncode}: {said()[-500:]}", hint="mojiang doctor"
-            )
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise RunFailed(f"the server was not ready after {START_SECONDS:.0f} s: {said()[-500:]}", hint="mojiang doctor")
-
-
-def _ask(url: str) -> dict[str, Any]:
-    """List the models, stream a chat answer and fill in the middle of a text."""
+    Streams a chat answer to `question`, then takes the middle out of `text` and has it filled in.
+    """
     from openai import DefaultHttpxClient, OpenAI
 
-    with DefaultHttpxClient(trust_env=False) as transport:  # a proxy has no business on the loopback interface
-        client = OpenAI(base_url=url, api_key="none", http_client=transport)
-        model = client.models.list().data[0].id
-        prompt = "Write a Python function that returns the larger of two numbers."
-        stream = client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": prompt}], max_tokens=64, temperature=0, stream=True
-        )
-        answer = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-        prefix, suffix = "def add(a, b):\n    ", "\n    return total\n"
-        filled = client.completions.create(model=model, prompt=prefix, suffix=suffix, max_tokens=24, temperature=0)
-    return {
-        "url": url, "model": model, "prompt": prompt, "answer": answer,
-        "fill": {"prefix": prefix, "suffix": suffix, "text": filled.choices[0].text},
-    }  # fmt: skip
+    from mojiang.serve._models import load_served
+    from mojiang.serve.server import Server
+
+    server = Server([load_served(artifact)], port=0).start()
+    try:
+        # A proxy has no business on the loopback interface.
+        with DefaultHttpxClient(trust_env=False) as transport:
+            client = OpenAI(base_url=server.url, api_key="none", http_client=transport)
+            return {"url": server.url, **_ask(client, question, text)}
+    finally:
+        server.stop()
+
+
+def _ask(client: OpenAI, question: str, text: str) -> dict[str, Any]:
+    model = client.models.list().data[0].id
+    stream = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": question}], max_tokens=96, temperature=0, stream=True
+    )
+    answer = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    prefix, suffix = text[: len(text) // 2], text[-len(text) // 4 :]
+    filled = client.completions.create(model=model, prompt=prefix, suffix=suffix, max_tokens=32, temperature=0)
+    fill = {"prefix": prefix, "suffix": suffix, "text": filled.choices[0].text}
+    return {"model": model, "prompt": question, "answer": answer, "fill": fill}
 
 
 def chat(args: argparse.Namespace) -> int:

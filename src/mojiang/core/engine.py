@@ -5,10 +5,13 @@ from __future__ import annotations
 import collections
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
+from multiprocessing.connection import Connection
 from typing import Protocol, TypeVar
 
 from mojiang.core.errors import RunFailed
@@ -43,6 +46,7 @@ class LocalEngine:
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or cpu_count()
         self._pool: ProcessPoolExecutor | None = None
+        self._lifeline: Connection | None = None
 
     def map(self, function: Callable[[In], Out], items: Iterable[In], workers: int | None = None) -> Iterator[Out]:
         """Results in order; inline when one worker or one item is all there is."""
@@ -82,12 +86,23 @@ class LocalEngine:
             # forkserver: workers start from a clean process, so no thread or lock of ours is copied half-way.
             method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
             context = multiprocessing.get_context(method)
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_quiet_worker)
+            reader, self._lifeline = context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=context, initializer=_begin_worker, initargs=(reader,)
+            )
         return self._pool
 
 
-def _quiet_worker() -> None:
-    """Ctrl-C reaches the whole process group; only the parent may answer it."""
-    import signal
+def _begin_worker(lifeline: Connection) -> None:
+    """Ctrl-C reaches the whole process group, and only the parent may answer it; without the parent the worker ends.
 
+    The lifeline is a pipe whose other end only the parent holds: a kill closes it. (The queues do not close, as each
+    worker holds both ends of them, and the fork server lives as long as its workers.)
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        lifeline.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="mojiang-lifeline", daemon=True).start()

@@ -53,9 +53,11 @@ def continue_openings(
     if not openings:
         return []
     room = model.config.max_position_embeddings - max_tokens - 1
-    prompts = [[tokenizer.eos_id, *tokenizer.encode(text)[-max(room, 1) :]] for text in openings]
-    with Engine(model, tokenizer, max_queue=len(prompts)) as engine:
-        requests = [GenerationRequest(tuple(p), max_tokens=max_tokens, sampling=sampling) for p in prompts]
+    requests = []
+    for ids, begins in map(tokenizer.heal, openings):
+        prompt = (tokenizer.eos_id, *ids[-max(room, 1) :])
+        requests.append(GenerationRequest(prompt, max_tokens, sampling, begins=begins))
+    with Engine(model, tokenizer, max_queue=len(requests)) as engine:
         streams = [engine.submit(request) for request in requests]
         written = []
         for stream in streams:

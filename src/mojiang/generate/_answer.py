@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from mojiang.generate._detokenize import Detokenizer
+from mojiang.generate._heal import Healing
 from mojiang.generate._sampler import TokenLogprob, logprob, sample
 from mojiang.generate._scheduler import Sequence
 from mojiang.generate._stop import StopMatcher
@@ -23,6 +24,8 @@ class Answer:
     detokenizer: Detokenizer
     stops: StopMatcher
     end: frozenset[int]
+    room: int
+    healing: Healing | None = None
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     unsent: list[tuple[int, TokenLogprob]] = field(default_factory=list)  # (where the token's text begins, entry)
@@ -40,8 +43,15 @@ class Answer:
         request, sequence = self.stream.request, self.sequence
         greedy = request.sampling.temperature == 0.0
         position = len(request.prompt) + len(sequence.output)
+        if self.healing is not None and self.healing.active:
+            logits_V = self.healing.restrict(logits_V)
+            best = int(logits_V.argmax())
         token = best if greedy else sample(logits_V, request.sampling, position)
         sequence.output.append(token)
+        if self.healing is not None and self.healing.active:
+            self.healing.take(token)
+            if self.healing.active:  # a token that only repeats the prompt does not count against the limit
+                sequence.max_tokens = min(sequence.max_tokens + 1, self.room)
         if token in self.end:
             return "stop"
         if request.logprobs is not None:
@@ -77,6 +87,8 @@ class Answer:
         stream.emit(replace(last, generation=generation))
 
     def _show(self, text: str) -> None:
+        if self.healing is not None:
+            text = self.healing.show(text)
         self.num_chars += len(text)
         self._pending += self.stops.push(text)
 

@@ -31,6 +31,15 @@ class PromptTokenizer(Protocol):
         """Text of `ids`."""
         ...
 
+    def heal(self, text: str) -> tuple[list[int], str]:
+        """Token ids of `text` without its last word, and that word."""
+        ...
+
+    @property
+    def token_bytes(self) -> Sequence[bytes]:
+        """Bytes of every token id; none for special tokens."""
+        ...
+
     def token_id(self, token: str) -> int:
         """Id of a special token."""
         ...
@@ -55,6 +64,14 @@ def end_tokens(tokenizer: PromptTokenizer) -> frozenset[int]:
     """
     names = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|pad|>", *FIM_TOKENS)
     return frozenset(i for i in (special(tokenizer, name) for name in names) if i is not None)
+
+
+def healed_prompt(tokenizer: PromptTokenizer, text: str) -> tuple[list[int], str]:
+    """A prompt of text as ids, and what the answer has to begin with; a single word begins a document."""
+    ids, begins = tokenizer.heal(text)
+    if not ids and tokenizer.eos_id is not None:
+        ids = [tokenizer.eos_id]  # in training a document follows the end of another
+    return (ids, begins) if ids else (tokenizer.encode(text), "")
 
 
 def infill_prompt(tokenizer: PromptTokenizer, prefix: str, suffix: str) -> list[int]:

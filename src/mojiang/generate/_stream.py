@@ -24,7 +24,8 @@ class GenerationRequest:
 
     `max_tokens` None means up to the context. `stop` strings end the answer and are not part of it; `stop_tokens`
     None means the tokenizer's own end tokens, an empty set means never. `logprobs` None gives none, N gives the
-    chosen token's log-probability and the N likeliest alternatives.
+    chosen token's log-probability and the N likeliest alternatives. `begins` is text that the answer has to begin
+    with and that is not shown again: the end of the prompt, taken back by `Tokenizer.heal`.
     """
 
     prompt: tuple[int, ...]
@@ -33,6 +34,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     stop_tokens: frozenset[int] | None = None
     logprobs: int | None = None
+    begins: str = ""
 
     def check(self, context: int, vocab_size: int) -> None:
         """Raise `BadInput` if this can never run: empty, too long for the context, or with unknown token ids."""

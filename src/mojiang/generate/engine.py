@@ -23,7 +23,8 @@ from mojiang.core.errors import BadInput, Unavailable
 from mojiang.generate import _scheduler
 from mojiang.generate._answer import Answer
 from mojiang.generate._detokenize import Detokenizer
-from mojiang.generate._prompt import PromptTokenizer, end_tokens, infill_prompt
+from mojiang.generate._heal import Healing
+from mojiang.generate._prompt import PromptTokenizer, end_tokens, healed_prompt, infill_prompt
 from mojiang.generate._runner import Runner
 from mojiang.generate._sampler import Sampling, TokenLogprob
 from mojiang.generate._stop import StopMatcher
@@ -31,7 +32,7 @@ from mojiang.generate._stream import Delta, EngineStats, FinishReason, Generatio
 from mojiang.model.decoder import Decoder
 
 __all__ = ["Delta", "Engine", "Generation", "GenerationRequest", "PromptTokenizer", "Sampling", "Stream"]
-__all__ += ["TokenLogprob", "generate", "infill_prompt"]
+__all__ += ["TokenLogprob", "generate", "healed_prompt", "infill_prompt"]
 
 
 class Engine:
@@ -129,8 +130,8 @@ class Engine:
 
         However many there are, only `max_queue` are in flight.
         """
-        ids = [tuple(self.tokenizer.encode(p)) if isinstance(p, str) else tuple(p) for p in prompts]
-        requests = [GenerationRequest(prompt, **options) for prompt in ids]  # type: ignore[arg-type]
+        pairs = [healed_prompt(self.tokenizer, p) if isinstance(p, str) else (list(p), "") for p in prompts]
+        requests = [GenerationRequest(tuple(p), begins=begins, **options) for p, begins in pairs]  # type: ignore[arg-type]
         for request in requests:
             self.check(request)
         return [stream.result() for stream in [self.submit(request, wait=True) for request in requests]]
@@ -208,7 +209,9 @@ class Engine:
         room = self.context - len(request.prompt)
         sequence = _scheduler.Sequence(stream.key, request.prompt, min(request.max_tokens or room, room))
         end = self.end_tokens if request.stop_tokens is None else request.stop_tokens
-        self._active[stream.key] = Answer(stream, sequence, Detokenizer(self.tokenizer), StopMatcher(request.stop), end)
+        detokenizer, stops = Detokenizer(self.tokenizer), StopMatcher(request.stop)
+        healing = Healing(self.tokenizer.token_bytes, request.begins) if request.begins else None
+        self._active[stream.key] = Answer(stream, sequence, detokenizer, stops, end, room, healing)
         self._scheduler.add(sequence)
 
     def _step(self) -> None:

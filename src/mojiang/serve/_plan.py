@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from mojiang.generate.engine import GenerationRequest, Sampling, infill_prompt
+from mojiang.generate.engine import GenerationRequest, Sampling, healed_prompt, infill_prompt
 from mojiang.serve._errors import ApiError
 from mojiang.serve._models import ServedModel
 from mojiang.serve._schema import ChatRequest, CompletionRequest
@@ -31,7 +31,7 @@ def plan_chat(body: ChatRequest, model: ServedModel, max_choices: int) -> Plan:
         raise ApiError(400, "top_logprobs needs logprobs: true.", code="invalid_value", param="top_logprobs")
     prompt = model.tokenizer.render_chat([m.plain() for m in body.messages], add_generation_prompt=True)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return _plan(body, model, [prompt], [""], next(iter(limits), None), logprobs, max_choices, "messages")
+    return _plan(body, model, [(prompt, "")], [""], next(iter(limits), None), logprobs, max_choices, "messages")
 
 
 def plan_completion(body: CompletionRequest, model: ServedModel, max_choices: int) -> Plan:
@@ -57,17 +57,26 @@ def _split_prompts(body: CompletionRequest) -> list[str | list[int]]:
     return [p for p in prompt if not isinstance(p, int)]
 
 
-def _encode_prompts(body: CompletionRequest, model: ServedModel) -> list[list[int]]:
+def _encode_prompts(body: CompletionRequest, model: ServedModel) -> list[tuple[list[int], str]]:
+    """Each prompt as ids and the text its answer has to begin with (see `generate._heal`).
+
+    With logprobs the prompt stays as it is, so that what is scored is exactly what the model adds.
+    """
     tokenizer, encoded = model.tokenizer, []
     for prompt in _split_prompts(body):
         if body.suffix and not isinstance(prompt, str):
             raise ApiError(400, "suffix needs a prompt of text, not tokens.", code="invalid_value", param="suffix")
         if isinstance(prompt, str):
-            tokens = infill_prompt(tokenizer, prompt, body.suffix) if body.suffix else tokenizer.encode(prompt)
+            if body.suffix:
+                tokens, begins = infill_prompt(tokenizer, prompt, body.suffix), ""
+            elif body.logprobs is not None:
+                tokens, begins = tokenizer.encode(prompt), ""
+            else:
+                tokens, begins = healed_prompt(tokenizer, prompt)
         else:
-            tokens = prompt
+            tokens, begins = prompt, ""
         # Nothing to continue: begin a document, which in training follows the end of another.
-        encoded.append(tokens or ([tokenizer.eos_id] if tokenizer.eos_id is not None else []))
+        encoded.append((tokens or ([tokenizer.eos_id] if tokenizer.eos_id is not None else []), begins))
     if not encoded:
         raise ApiError(400, "prompt is an empty list.", code="invalid_value", param="prompt")
     return encoded
@@ -76,7 +85,7 @@ def _encode_prompts(body: CompletionRequest, model: ServedModel) -> list[list[in
 def _plan(
     body: ChatRequest | CompletionRequest,
     model: ServedModel,
-    prompts: list[list[int]],
+    prompts: list[tuple[list[int], str]],
     echo: list[str],
     max_tokens: int | None,
     logprobs: int | None,
@@ -88,11 +97,12 @@ def _plan(
         message = f"{len(prompts)} prompts × n={copies} is more than the {max_choices} choices allowed per request."
         raise ApiError(400, message, code="too_many_choices", param="n" if copies > 1 else field)
     context = model.engine.context
-    for prompt in prompts:
-        if len(prompt) >= context:
+    lengths = [len(prompt) + len(model.tokenizer.encode(begins)) for prompt, begins in prompts]
+    for length in lengths:
+        if length >= context:
             message = (
                 f"This model's maximum context length is {context} tokens, and an answer needs at least one; "
-                f"your {field} resulted in {len(prompt)} tokens. Please shorten it."
+                f"your {field} resulted in {length} tokens. Please shorten it."
             )
             raise ApiError(400, message, code="context_length_exceeded", param=field)
     seed = secrets.randbits(63) if body.seed is None else body.seed
@@ -108,10 +118,11 @@ def _plan(
             ),
             stop=body.stops,
             logprobs=logprobs,
+            begins=begins,
         )
-        for prompt in prompts
+        for prompt, begins in prompts
         for copy in range(copies)
     )
     for choice in choices:
         model.engine.check(choice)
-    return Plan(choices, tuple(e for e in echo for _ in range(copies)), sum(map(len, prompts)))
+    return Plan(choices, tuple(e for e in echo for _ in range(copies)), sum(lengths))

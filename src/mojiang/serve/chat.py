@@ -18,7 +18,7 @@ from typing import TextIO
 
 from mojiang.core.artifact import Artifact
 from mojiang.core.errors import BadInput
-from mojiang.generate.engine import Generation, GenerationRequest, Sampling, infill_prompt
+from mojiang.generate.engine import Generation, GenerationRequest, Sampling, healed_prompt, infill_prompt
 from mojiang.serve._models import ServedModel, load_served
 
 
@@ -106,9 +106,13 @@ def complete(
     with model.engine:
         text = prompt
         while text is not None or (prompt is None and (text := _read(stdin, stdin.isatty())) is not None):
-            tokens = infill_prompt(model.tokenizer, text, suffix) if suffix else model.tokenizer.encode(text)
+            if suffix:
+                tokens, begins = infill_prompt(model.tokenizer, text, suffix), ""
+            else:
+                tokens, begins = healed_prompt(model.tokenizer, text)
             if tokens:
-                answer(model, GenerationRequest(tuple(tokens), max_tokens, sampling, tuple(stop)), stdout)
+                request = GenerationRequest(tuple(tokens), max_tokens, sampling, tuple(stop), begins=begins)
+                answer(model, request, stdout)
             text = None
     return 0
 

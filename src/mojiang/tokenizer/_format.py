@@ -22,6 +22,16 @@ FIM_MIDDLE: Final = "<|fim_middle|>"
 FIM_SUFFIX: Final = "<|fim_suffix|>"
 SPECIAL_TOKENS: Final = (END_OF_TEXT, PAD, IM_START, IM_END, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX)  # ids 0 to 6
 
+
+def _letter_bytes() -> dict[str, int]:
+    """GPT-2's byte-level alphabet: each byte is written as one printable letter."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+LETTER_BYTES: Final = _letter_bytes()
+
 # Merges never cross a cut, so the cuts decide speed, memory and what a token can be:
 _LETTER: Final = r"[[\p{L}\p{M}]&&[^\p{Han}]]"
 PATTERN: Final = "|".join(

@@ -11,7 +11,7 @@ from typing import Any, Final
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from mojiang.core.errors import BadInput
-from mojiang.tokenizer._format import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START, PAD
+from mojiang.tokenizer._format import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START, LETTER_BYTES, PAD
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 
@@ -60,6 +60,31 @@ class Tokenizer:
         """Ids of a text; no special token is added or recognised."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def heal(self, text: str) -> tuple[list[int], str]:
+        """Ids of a text without its last word (a piece that merges never cross), and that word.
+
+        For a text that will be continued: the first tokens of what follows may then cross the border (token healing).
+
+        >>> from mojiang.tokenizer._format import empty_tokenizer
+        >>> Tokenizer(empty_tokenizer()).heal("a (b")[1]
+        'b'
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        words = encoding.word_ids
+        if not words:
+            return [], ""
+        first = words.index(words[-1])
+        return list(encoding.ids[:first]), text[encoding.offsets[first][0] :]
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes each id stands for; none for special tokens."""
+        spelled = [b""] * self.vocab_size
+        for token, id in self._tokenizer.get_vocab(with_added_tokens=False).items():
+            if id not in self.special_ids:
+                spelled[id] = bytes(LETTER_BYTES[letter] for letter in token)
+        return spelled
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of several texts, on all cores."""
         return [list(e.ids) for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -76,11 +101,7 @@ class Tokenizer:
     @cached_property
     def byte_lengths(self) -> list[int]:
         """Bytes of text each id stands for; 0 for special tokens."""
-        lengths = [0] * self.vocab_size
-        for token, id in self._tokenizer.get_vocab(with_added_tokens=False).items():
-            # The byte-level alphabet writes each byte as one letter.
-            lengths[id] = 0 if id in self.special_ids else len(token)
-        return lengths
+        return [len(spelled) for spelled in self.token_bytes]
 
     def byte_length(self, ids: Iterable[int]) -> int:
         """Bytes of text the ids stand for together, the denominator of bits per byte."""
