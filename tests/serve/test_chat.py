@@ -20,7 +20,7 @@ def test_lines_of_a_pipe_are_turns(tiny: Any) -> None:
     assert talk.loop(io.StringIO("def add\n\n学而\n/exit\nnever\n"), out) == 0
     assert [turn["role"] for turn in talk.turns] == ["user", "assistant"] * 2
     assert out.getvalue() == "".join(turn["content"] + "\n" for turn in talk.turns if turn["role"] == "assistant")
-    prompt = model.tokenizer.render_chat([{"role": "system", "content": "be brief"}, talk.turns[0]])
+    prompt = model.tokenizer.render_chat([{"role": "system", "content": "be brief"}, talk.turns[0]], True)
     again = tiny.served()
     with again.engine:
         assert again.engine.generate([prompt], max_tokens=12)[0].text == talk.turns[1]["content"]

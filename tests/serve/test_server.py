@@ -128,7 +128,7 @@ def test_a_folder_from_disk(tmp_path: Path, tiny: Any) -> None:
     folder = tmp_path / "small"
     tokenizer = tiny.TinyTokenizer()
     save_model(tiny.tiny_model(tokenizer.vocab_size), None, folder)
-    tokenizer._backend.save(str(folder / "tokenizer.json"))
+    tokenizer._tokenizer.save(str(folder / "tokenizer.json"))
     code = "import sys; from pathlib import Path; from mojiang.serve.server import serve; "
     code += "sys.exit(serve([Path(sys.argv[1])], port=0))"
     process = subprocess.Popen([sys.executable, "-c", code, folder], stderr=subprocess.PIPE, text=True)

@@ -53,7 +53,7 @@ def gate(args: argparse.Namespace) -> dict[str, Any]:
 def promote(args: argparse.Namespace) -> dict[str, Any]:
     """Give the alias, if the gate passes."""
     store = open_store(args)
-    model = store.verify(store.get(args.ref, "model"))
+    model = store.verify(store.stored(args.ref))
     verdict = _judge(store, model, args.policy)
     if verdict["passed"]:
         store.alias(model, args.name)

@@ -67,9 +67,12 @@ def plugins(args: argparse.Namespace) -> dict[str, Any]:
 
 def doctor(args: argparse.Namespace) -> dict[str, Any]:
     """What this machine can do and what is missing."""
-    from mojiang.cli.execute import open_store
+    from pathlib import Path
+
+    import mojiang
     from mojiang.deploy.doctor import diagnose
 
-    report = diagnose(open_store(args).workspace)
+    workspace = Path(args.workspace) if args.workspace else mojiang.find_workspace()
+    report = diagnose(next(folder for folder in (workspace, *workspace.absolute().parents) if folder.exists()))
     print_report(report)
     return {"report": report.model_dump(mode="json")}

@@ -31,8 +31,13 @@ def settings(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise BadUsage(f"--set {pair!r} is not KEY=VALUE", hint="for example --set sft.learning_rate=3e-4")
-        parsed = yaml.safe_load(value) if value else ""
+            raise BadUsage(f"--set {pair!r} is not KEY=VALUE", hint="for example --set chat.learning_rate=3e-4")
+        try:
+            parsed = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError as error:
+            raise BadUsage(
+                f"--set {pair!r}: {value!r} is not valid YAML", hint="quote it, or close the bracket"
+            ) from error
         values[key] = value if isinstance(parsed, str) else parsed
     return values
 

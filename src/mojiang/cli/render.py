@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -58,6 +59,8 @@ def number(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if not math.isfinite(value):
         return str(value)
     if isinstance(value, int) or value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"

@@ -13,7 +13,7 @@ from mojiang.cli.execute import circumstance, open_store, print_outcome, record
 from mojiang.cli.render import Progressing, stderr, stdout, table
 from mojiang.core.catalog import load_catalog
 from mojiang.core.config import decode
-from mojiang.core.errors import BadInput
+from mojiang.core.errors import BadInput, Unavailable
 from mojiang.core.events import Event, read_events
 from mojiang.core.run import execute
 
@@ -81,13 +81,21 @@ def stop(args: argparse.Namespace) -> dict[str, Any]:
         raise BadInput(f"run {run['id']} is not running, it is {run['status']}", hint="`mojiang runs` lists what runs")
     if run["host"] != socket.gethostname():
         raise BadInput(f"run {run['id']} runs on {run['host']}", hint=f"give `mojiang stop {run['id']}` there")
-    os.kill(run["pid"], signal.SIGINT)
+    try:
+        os.kill(run["pid"], signal.SIGINT)
+    except OSError as error:
+        raise Unavailable(f"run {run['id']} (process {run['pid']}) cannot be reached: {error.strerror}") from error
     stderr().print(f"asked {run['id']} ({run['recipe']}) to stop; its work so far is kept")
     deadline = time.monotonic() + 60
     while store.get_run(run["id"])["status"] == "running" and time.monotonic() < deadline:
         time.sleep(0.2)
         store.mark_interrupted()
-    return {"run": run["id"], "status": store.get_run(run["id"])["status"]}
+    status = store.get_run(run["id"])["status"]
+    if status == "running":
+        raise Unavailable(
+            f"run {run['id']} has not stopped yet", hint="it stops at its next safe point; look again soon"
+        )
+    return {"run": run["id"], "status": status}
 
 
 def resume(args: argparse.Namespace) -> dict[str, Any]:

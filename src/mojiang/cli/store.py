@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import uuid
 from dataclasses import asdict
@@ -21,7 +22,7 @@ from mojiang.core.config import digest
 from mojiang.core.errors import BadInput, BadUsage, NotFound
 from mojiang.core.files import explained_os_errors, remove_tree
 from mojiang.core.report import Report
-from mojiang.core.store import Store, now
+from mojiang.core.store import PROTECTED_ALIASES, Store, now
 
 
 def ls(args: argparse.Namespace) -> dict[str, Any]:
@@ -55,7 +56,10 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
         found = store.by_fingerprint(parent)
         console.print(f"  {field:<12} {found.ref if found else parent[:12] + ' (not in this store)'}")
     console.print()
-    table(["setting", "value"], [[k, v if isinstance(v, str) else json.dumps(v)] for k, v in manifest.config.items()])
+    table(
+        ["setting", "value"],
+        [[k, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)] for k, v in manifest.config.items()],
+    )
     console.print()
     table(["file", "bytes", "sha256"], [[n, e.bytes, e.sha256[:16]] for n, e in manifest.files.items()])
     if (artifact.path / "report.json").is_file():
@@ -178,7 +182,12 @@ def _cell(value: Any) -> str:
 def alias(args: argparse.Namespace) -> dict[str, Any]:
     """Point an alias at an artifact."""
     store = open_store(args)
-    artifact = store.get(args.ref)
+    artifact = store.stored(args.ref)
+    if args.name in PROTECTED_ALIASES:
+        raise BadUsage(
+            f"@{args.name} is given by evidence, not by hand",
+            hint=f"`mojiang promote {args.ref} {args.name}` asks the gate",
+        )
     store.alias(artifact, args.name)
     stderr().print(f"{artifact.name}@{args.name} is now {artifact.ref}")
     return _record(artifact) | {"alias": args.name}
@@ -187,7 +196,7 @@ def alias(args: argparse.Namespace) -> dict[str, Any]:
 def rm(args: argparse.Namespace) -> dict[str, Any]:
     """Remove one artifact."""
     store = open_store(args)
-    artifact = store.get(args.ref)
+    artifact = store.stored(args.ref)
     store.remove(artifact, args.force)
     stderr().print(f"removed {artifact.ref} ({size(artifact.bytes)})")
     return {"removed": artifact.ref}
@@ -212,8 +221,16 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     target = Path(args.dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadUsage(f"{target} is there already", hint="give a new or empty folder")
-    with explained_os_errors(f"exporting {artifact.ref}"):
-        shutil.copytree(artifact.path, target, dirs_exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}")  # whole or not there, also on a full disk
+    try:
+        with explained_os_errors(f"exporting {artifact.ref}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(artifact.path, part)
+            if target.exists():
+                target.rmdir()
+            os.rename(part, target)
+    finally:
+        remove_tree(part)
     stderr().print(f"exported {artifact.ref} to {target}")
     return _record(artifact) | {"path": str(target.absolute())}
 
@@ -233,7 +250,7 @@ def import_(args: argparse.Namespace) -> dict[str, Any]:
         stderr().print(f"{existing.ref} is that already")
         return _record(existing)
     manifest = manifest.model_copy(update={"name": args.name or manifest.name})
-    copy = store.workspace / "tmp" / f"import-{uuid.uuid4().hex}"
+    copy = store.workspace / "tmp" / f"import-{uuid.uuid4().hex}-{os.getpid()}"
     try:
         with explained_os_errors(f"importing {source}"):
             shutil.copytree(source, copy)

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from mojiang.core.config import Config
 from mojiang.core.errors import Corrupted, NotFound
 from mojiang.core.files import list_files, sha256_file
@@ -18,6 +20,7 @@ Kind = Literal["dataset", "tokenizer", "model", "report"]
 KINDS: tuple[Kind, ...] = ("dataset", "tokenizer", "model", "report")
 
 MANIFEST = "artifact.json"
+NAME = r"^\w[\w.-]{0,99}$"
 
 
 class FileEntry(Config):
@@ -31,7 +34,8 @@ class Manifest(Config):
     """What `artifact.json` holds: enough to say what this is, how it was made and whether it is intact."""
 
     kind: Kind
-    name: str
+    name: str = Field(pattern=NAME)
+    """Letters, digits, `.`, `-` and `_`: it becomes a folder, and a REF has to be able to say it."""
     version: int
     fingerprint: str
     recipe: str
@@ -44,6 +48,7 @@ class Manifest(Config):
     created: str
     seconds: float
     metrics: dict[str, float | int | str]
+    """Finite: JSON knows no NaN, and a figure that is not one is no evidence."""
     files: dict[str, FileEntry]
     software: dict[str, str]
     format: int = 1
@@ -98,7 +103,11 @@ class Artifact:
         return sum(entry.bytes for entry in self.manifest.files.values())
 
     def verify(self) -> None:
-        """Compare every file with its checksum; raise `Corrupted` naming the first that differs."""
+        """Compare every file with its checksum; raise `Corrupted` naming the first that differs or does not belong."""
+        for path in list_files(self.path):
+            name = path.relative_to(self.path).as_posix()
+            if name not in self.manifest.files and name != MANIFEST:
+                raise self._corrupted(f"the file {name} does not belong to it")
         for name, entry in self.manifest.files.items():
             path = self.path / name
             if not path.is_file():

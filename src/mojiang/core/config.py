@@ -20,7 +20,9 @@ Model = TypeVar("Model", bound=BaseModel)
 class Config(BaseModel):
     """A frozen, typed group of settings. Attribute docstrings become help, docs and form labels."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -55,7 +57,7 @@ def decode(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
                 message = item["msg"].removeprefix("Value error, ")
                 value = "" if item["type"] == "value_error" and not path else f" (got {item['input']!r})"
                 problems.append(f"{path}: {message}{value}" if path else message)
-        hint = "; ".join(dict.fromkeys(hints)) or f"`mojiang explain {where}` lists every setting"
+        hint = "; ".join(dict.fromkeys(hints)) or "`mojiang explain GROUP.RECIPE` lists every setting"
         raise BadUsage(f"{where}: " + "; ".join(problems), hint=hint) from None
 
 

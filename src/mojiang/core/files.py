@@ -61,10 +61,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# A stat-keyed cache was measured and left out: SHA-256 runs at disk speed on today's CPUs.
-file_digest = sha256_file
-
-
 def list_files(folder: Path) -> Iterator[Path]:
     """Every regular file below `folder`, sorted by its relative path."""
     yield from sorted(p for p in folder.rglob("*") if p.is_file())
@@ -83,13 +79,15 @@ def explained_os_errors(doing: str) -> Iterator[None]:
         yield
     except Unavailable:
         raise
+    except shutil.Error as error:
+        # copytree gathers the failures of its files as text; the first says enough.
+        reason = error.args[0][0][2] if error.args and error.args[0] else error
+        raise Unavailable(f"copying failed while {doing}: {reason}", hint="free some space and try again") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(tempfile.gettempdir()).free
             raise Unavailable(
                 f"the disk is full while {doing} ({error.filename or error})",
-                hint=f"free some space (`mojiang gc` removes what nothing refers to; "
-                f"{free / 1e9:.1f} GB are free in {tempfile.gettempdir()}) and give the same command again",
+                hint="free some space (`mojiang gc` removes what nothing refers to) and give the same command again",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise Unavailable(

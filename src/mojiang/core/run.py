@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -14,7 +16,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from mojiang.core.artifact import Artifact, Manifest, software_versions
+from mojiang.core.artifact import NAME, Artifact, Manifest, software_versions
 from mojiang.core.engine import Engine, LocalEngine
 from mojiang.core.errors import BadUsage, Interrupted, MojiangError, RunFailed
 from mojiang.core.events import Event, EventLog, Listener
@@ -54,7 +56,7 @@ class Run:
     ) -> None:  # fmt: skip
         self.id, self.recipe, self.store, self.seed = id, recipe, store, seed
         self.engine = circumstance.engine
-        self._device = circumstance.device
+        self._device, self.parent = circumstance.device, circumstance.parent
         self.scratch = store.workspace / "scratch" / fingerprint
         self.scratch.mkdir(exist_ok=True)
         self.out = store.workspace / "tmp" / f"{id}-{os.getpid()}"
@@ -145,6 +147,9 @@ def execute(
     """
     circumstance = circumstance or Circumstance(device=device)
     started = time.monotonic()
+    name = name or recipe.recipe.rpartition(".")[2]
+    if not re.match(NAME, name):
+        raise BadUsage(f"{name!r} cannot be a name", hint="use letters, digits, '.', '-' and '_'")
     inputs = resolve_inputs(recipe, store)
     parents = {field: [artifact.fingerprint for artifact in artifacts] for field, artifacts in inputs.items()}
     fingerprint = recipe.fingerprint(parents, seed)
@@ -155,8 +160,7 @@ def execute(
             return Outcome(existing, existing.manifest.run, True, time.monotonic() - started)
         for artifact in (artifact for group in inputs.values() for artifact in group):
             store.verify(artifact)
-        name = name or recipe.recipe.rpartition(".")[2]
-        pinned = {field: [a.ref for a in artifacts] for field, artifacts in inputs.items() if artifacts}
+        pinned = {field: [a.fingerprint for a in artifacts] for field, artifacts in inputs.items() if artifacts}
         config = {
             **recipe.model_dump(mode="json"),
             **{f: _like(getattr(recipe, f), refs) for f, refs in pinned.items()},
@@ -187,9 +191,12 @@ def _make(run: Run, name: str, parents: dict[str, list[str]], fingerprint: str) 
         remove_tree(run.scratch)
         store.end_run(run.id, "done")
         run.events.emit("status", status="done", ref=artifact.ref, seconds=manifest.seconds, metrics=metrics)
+        if run.stopping and run.parent:  # asked too late for this step, in time for the pipeline
+            raise KeyboardInterrupt
         return artifact
     except (KeyboardInterrupt, Interrupted) as error:
-        _end(run, "interrupted", str(error) or "stopped by the user")
+        if store.by_fingerprint(fingerprint) is None:
+            _end(run, "interrupted", str(error) or "stopped by the user")
         raise error if isinstance(error, Interrupted) else Interrupted(
             f"{recipe.recipe} was stopped at once", hint="the same command continues from its last checkpoint"
         ) from error  # fmt: skip
@@ -203,13 +210,18 @@ def _make(run: Run, name: str, parents: dict[str, list[str]], fingerprint: str) 
             hint=f"`mojiang logs {run.id}` shows what it said; --debug shows the traceback",
         ) from error
     finally:
-        run.events.close()
         remove_tree(run.out)
+        with contextlib.suppress(OSError):
+            run.events.close()
 
 
 def _end(run: Run, status: str, error: str) -> None:
-    run.events.emit("status", status=status, error=error)
-    run.store.end_run(run.id, status, error)
+    """Say how the run ended. What it wrote goes first: on a full disk there is no room for words before that."""
+    remove_tree(run.out)
+    # Without room even then, the lock is free: the next command marks the run, and the error itself is what counts.
+    with contextlib.suppress(OSError):
+        run.events.emit("status", status=status, error=error)
+        run.store.end_run(run.id, status, error)
 
 
 @contextmanager

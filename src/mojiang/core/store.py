@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
@@ -74,7 +75,8 @@ RUNS = sa.Table(
     sa.Column("parent", sa.String(32)),
 )
 
-RUN_STATUSES = ("running", "done", "failed", "interrupted")
+PROTECTED_ALIASES = ("prod", "production", "release", "staging")
+"""Aliases that other people trust: only a passed gate gives them (`mojiang promote`, or a pipeline with a gate)."""
 
 
 def now() -> str:
@@ -149,9 +151,9 @@ class Store:
 
     def verify(self, artifact: Artifact) -> Artifact:
         """The artifact, its checksums compared (once per process); raises `Corrupted`."""
-        if artifact.fingerprint not in self._verified:
+        if str(artifact.path) not in self._verified:
             artifact.verify()
-            self._verified.add(artifact.fingerprint)
+            self._verified.add(str(artifact.path))
         return artifact
 
     def commit(self, folder: Path, manifest: Manifest) -> Artifact:
@@ -188,7 +190,7 @@ class Store:
             remove_tree(target)  # left by a kill between rename and commit: no row ever named it
             os.rename(folder, target)
             fsync_dir(target.parent)
-        self._verified.add(manifest.fingerprint)
+        self._verified.add(str(target))
         return Artifact(manifest, target)
 
     def alias(self, artifact: Artifact, alias: str) -> None:
@@ -231,6 +233,15 @@ class Store:
                 pending.extend(self.parents(current))
         return ordered
 
+    def stored(self, ref: str) -> Artifact:
+        """The artifact of a REF, which must be this store's own and not a folder elsewhere."""
+        artifact = self.get(ref)
+        if artifact.path != self._path(artifact.name, artifact.version) or not self.by_fingerprint(
+            artifact.fingerprint
+        ):
+            raise BadUsage(f"{ref!r} is a folder outside this store", hint=f"`mojiang import {ref}` brings it in")
+        return artifact
+
     def remove(self, artifact: Artifact, force: bool = False) -> None:
         """Delete an artifact; one that others or an alias refer to only with `force`."""
         users = [child.ref for child in self.children(artifact)]
@@ -244,14 +255,17 @@ class Store:
             connection.execute(ALIASES.delete().where(ALIASES.c.fingerprint == artifact.fingerprint))
             connection.execute(PARENTS.delete().where(PARENTS.c.child == artifact.fingerprint))
             connection.execute(ARTIFACTS.delete().where(ARTIFACTS.c.fingerprint == artifact.fingerprint))
-        remove_tree(artifact.path)
-        self._verified.discard(artifact.fingerprint)
+            # Inside the transaction: a commit that takes the same version waits for it.
+            remove_tree(self._path(artifact.name, artifact.version))
+        self._verified.discard(str(artifact.path))
 
     def unreferenced(self) -> list[Artifact]:
         """Artifacts that no alias, no latest version and no report on a kept model leads to: what `gc` removes."""
         everything = self.artifacts()
         latest = {artifact.name: artifact for artifact in everything}
-        roots = [a for a in everything if a.fingerprint in self.aliases() or latest[a.name] == a]
+        aliased, unfinished = self.aliases(), [run for run in self.runs() if run["status"] != "done"]
+        wanted = {word for run in unfinished for value in run["config"].values() for word in _words(value)}
+        roots = [a for a in everything if a.fingerprint in aliased or a.fingerprint in wanted or latest[a.name] == a]
         kept = {ancestor.fingerprint for root in roots for ancestor in self.lineage(root)}
         # Evidence on a model that stays is evidence that stays.
         for artifact in everything:
@@ -265,11 +279,12 @@ class Store:
         Returns the artifacts and the folders removed (or, with `dry_run`, that would be).
         """
         artifacts = self.unreferenced()
-        strays = [path for path in self._strays() if not self.is_locked(path.name)]
         if not dry_run:
             for artifact in reversed(artifacts):
                 self._delete(artifact)
-            for path in strays:
+        with self._write():  # nobody commits, and so renames a folder into place, while strays are told from artifacts
+            strays = [path for path in self._strays() if not self.is_locked(path.name)]
+            for path in strays if not dry_run else ():
                 remove_tree(path)
         return artifacts, strays
 
@@ -278,9 +293,12 @@ class Store:
         for path in sorted(self.workspace.glob("artifacts/*/*")):
             if path not in known:
                 yield path
-        resumable = {run["fingerprint"] for run in self.runs() if run["status"] in ("interrupted", "running")}
+        resumable = {run["fingerprint"] for run in self.runs() if run["status"] != "done"}
         for path in sorted((self.workspace / "scratch").iterdir()):
             if path.is_dir() and path.name not in resumable:
+                yield path
+        for path in sorted((self.workspace / "tmp").iterdir()):
+            if not psutil.pid_exists(int(path.name.rpartition("-")[2])):
                 yield path
 
     def _path(self, name: str, version: int) -> Path:
@@ -370,7 +388,9 @@ class Store:
 
     def mark_interrupted(self) -> list[str]:
         """Mark the runs of this workspace whose process died; returns their ids."""
-        mine = (RUNS.c.host == socket.gethostname()) & (RUNS.c.workspace == str(self.workspace))
+        mine: sa.ColumnElement[bool] = sa.true()  # an SQLite catalog lies in its workspace, whatever that is called now
+        if self._engine.dialect.name != "sqlite":
+            mine = (RUNS.c.host == socket.gethostname()) & (RUNS.c.workspace == str(self.workspace))
         with self._read() as connection:
             query = sa.select(RUNS.c.id, RUNS.c.fingerprint).where(RUNS.c.status == "running", mine)
             running = list(connection.execute(query))
@@ -395,6 +415,10 @@ class Store:
     def _write(self) -> Iterator[sa.Connection]:
         with _explained(self.url), self._engine.execution_options(mojiang_write=True).begin() as connection:
             yield connection
+
+
+def _words(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from mojiang.core.errors import BadInput, NotFound
-from mojiang.core.files import file_digest
+from mojiang.core.files import sha256_file
 from mojiang.data._licence import folder_licence
 
 STDLIB: Final = "python:stdlib"
@@ -162,7 +162,7 @@ def digest_of(source: Source) -> str:
     total = hashlib.sha256()
     for file in source.files:
         try:
-            content = file_digest(file.path)
+            content = sha256_file(file.path)
         except OSError as error:
             content = f"unreadable {error.errno}"
         total.update(f"{file.name}\0{content}\0{file.licence}\n".encode())

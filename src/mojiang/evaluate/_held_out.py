@@ -57,7 +57,7 @@ def select_documents(path: Path, split: str, max_bytes: int) -> Selection:
     total = 0
     for id in sorted(key for key, size in sizes.items() if size > 0):
         if total + sizes[id] > max_bytes and chosen:
-            break
+            continue
         chosen.add(id)
         total += sizes[id]
     if not chosen:

@@ -11,14 +11,7 @@ from mojiang.core.config import digest
 from mojiang.model.decoder import Decoder
 from mojiang.model.load import load_model
 from mojiang.tokenizer.load import Tokenizer, load_tokenizer
-
-
-def native_bfloat16(device: str) -> bool:
-    """Whether matrix products in bfloat16 are computed by the hardware, not emulated."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+from mojiang.train._peak import native_bfloat16
 
 
 def load_for_scoring(path: Path, device: str, precision: str) -> tuple[Decoder, Tokenizer, str]:

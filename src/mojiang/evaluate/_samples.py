@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from mojiang.core.report import Sample
 from mojiang.evaluate._held_out import Document
-from mojiang.generate.engine import Engine, Generation, GenerationRequest, Sampling
+from mojiang.generate.engine import Engine, Generation, GenerationRequest, Sampling, healed_prompt
 from mojiang.model.decoder import Decoder
 from mojiang.tokenizer.load import Tokenizer
 
@@ -54,9 +54,10 @@ def continue_openings(
         return []
     room = model.config.max_position_embeddings - max_tokens - 1
     requests = []
-    for ids, begins in map(tokenizer.heal, openings):
-        prompt = (tokenizer.eos_id, *ids[-max(room, 1) :])
-        requests.append(GenerationRequest(prompt, max_tokens, sampling, begins=begins))
+    for text in openings:
+        (start, *ids), begins = healed_prompt(tokenizer, text)
+        kept = ids[-max(room - len(tokenizer.encode(begins)), 1) :]
+        requests.append(GenerationRequest((start, *kept), max_tokens, sampling, begins=begins))
     with Engine(model, tokenizer, max_queue=len(requests)) as engine:
         streams = [engine.submit(request) for request in requests]
         written = []

@@ -31,6 +31,7 @@ class Answer:
     unsent: list[tuple[int, TokenLogprob]] = field(default_factory=list)  # (where the token's text begins, entry)
     num_chars: int = 0
     num_sent: int = 0
+    num_repeated: int = 0  # tokens that only spell the end of the prompt again
     admitted: float = 0.0
     first_token: float = 0.0
     _pending: str = ""
@@ -48,10 +49,10 @@ class Answer:
             best = int(logits_V.argmax())
         token = best if greedy else sample(logits_V, request.sampling, position)
         sequence.output.append(token)
-        if self.healing is not None and self.healing.active:
-            self.healing.take(token)
-            if self.healing.active:  # a token that only repeats the prompt does not count against the limit
-                sequence.max_tokens = min(sequence.max_tokens + 1, self.room)
+        if self.healing is not None and self.healing.active and self.healing.take(token):
+            # A token that only repeats the prompt is no token of the answer.
+            self.num_repeated += 1
+            sequence.max_tokens = min(sequence.max_tokens + 1, self.room)
         if token in self.end:
             return "stop"
         if request.logprobs is not None:
@@ -77,6 +78,7 @@ class Answer:
         generation = Generation(
             text="".join(self.text),
             tokens=tuple(self.sequence.output),
+            num_repeated=self.num_repeated,
             finish_reason=reason,
             num_prompt_tokens=len(self.sequence.prompt),
             logprobs=tuple(self.logprobs),
@@ -100,7 +102,7 @@ class Answer:
         self.unsent = self.unsent[len(ready) :]
         self.logprobs.extend(ready)
         self.text.append(text)
-        produced = len(self.sequence.output) - self.num_sent
+        produced = len(self.sequence.output) - self.num_repeated - self.num_sent
         if text or ready or reason:
             self.num_sent += produced
         return Delta(text, produced, tuple(ready), reason)

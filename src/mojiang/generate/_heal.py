@@ -35,13 +35,19 @@ class Healing:
         """The logits with every token at minus infinity that does not go on spelling the text."""
         left = self._left
         fits = [i for i, b in enumerate(self._token_bytes) if b and (b.startswith(left) or left.startswith(b))]
+        if not fits:  # a vocabulary without all single bytes cannot spell everything
+            self._left = b""
+            return logits_V
         restricted = torch.full_like(logits_V, float("-inf"))
         restricted[fits] = logits_V[fits]
         return restricted
 
-    def take(self, token: int) -> None:
-        """A token was chosen."""
-        self._left = self._left[len(self._token_bytes[token]) :]
+    def take(self, token: int) -> bool:
+        """A token was chosen; returns whether it only repeats the text and adds nothing."""
+        length = len(self._token_bytes[token])
+        repeats = length <= len(self._left)
+        self._left = self._left[length:]
+        return repeats
 
     def show(self, text: str) -> str:
         """What of the answer's next text is new."""

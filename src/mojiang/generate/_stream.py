@@ -79,6 +79,8 @@ class Generation:
     tokens: tuple[int, ...]
     finish_reason: FinishReason
     num_prompt_tokens: int
+    num_repeated: int
+    """How many of `tokens` only spell the end of the prompt again (token healing)."""
     logprobs: tuple[TokenLogprob, ...]
     seconds_queued: float
     seconds_to_first_token: float

@@ -2,6 +2,7 @@
 
     >>> with Engine(model, tokenizer) as engine:                                   # doctest: +SKIP
     ...     engine.generate(["def add("], max_tokens=16)[0].text
+
 Other threads only submit and cancel; both take effect between two steps. A step enters one chunk of one prompt, then
 decodes one token for every running sequence (continuous batching: Yu et al. 2022, Orca). A request gives the same
 tokens alone and in any batch (fp32), see `_runner`.

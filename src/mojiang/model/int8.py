@@ -2,12 +2,10 @@
 
 Array suffixes:  N rows of activations · I inputs · O outputs
 
-What a CPU does best with int8 weights depends on the activations (512 x 512 and 1024 x 3072, one core, torch 2.13):
-
-    bf16, few rows    torch's int8 kernel: 2-3 times faster than a bf16 matmul, reads a quarter of fp32's bytes
-    bf16, many rows   the bytes become bf16 for the call and the matrix unit does the rest
-    fp32              there is no fast kernel (torch's own is 10 times slower than a float matmul), so the weight is
-                      expanded once: fp32's exactness, speed and memory
+On disk and in the manifest a weight is a quarter of fp32. To compute, the bytes are expanded once to the activations'
+dtype, in which they are exact, and the scale is applied to the much smaller output. PyTorch's own int8 kernel
+(`_weight_int8pack_mm`, 2 to 3 times faster for a few bf16 rows) is not used: in 2.13 it reads past the end of the
+weight when the number of rows is 1 more than a multiple of 4, and a process that runs it crashes now and then.
 """
 
 from __future__ import annotations
@@ -19,9 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mojiang.core.errors import BadInput
-
-# Above this many rows, expanding the weight to bf16 for one matmul beats torch's int8 kernel (measured: 12 to 24).
-KERNEL_ROWS = 12
 
 
 def quantize_weight(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,22 +73,14 @@ class Int8Linear(nn.Module):
 
     def forward(self, x_NI: Tensor) -> Tensor:
         """Project (…, I) to (…, O) in the dtype of the activations."""
-        if x_NI.dtype != torch.bfloat16:
-            return F.linear(x_NI, self._expand(x_NI))
-        scale_O = self.weight_scale[:, 0].to(x_NI.dtype)
-        num_rows = x_NI.numel() // self.in_features
-        if num_rows <= KERNEL_ROWS and not x_NI.is_cuda:
-            y_NO = torch._weight_int8pack_mm(x_NI.reshape(num_rows, self.in_features), self.weight, scale_O)
-            return y_NO.view(*x_NI.shape[:-1], self.out_features)
-        # Integers up to 127 are exact in bfloat16; the scale is applied to the much smaller output.
-        return F.linear(x_NI, self.weight.to(x_NI.dtype)) * scale_O
+        return F.linear(x_NI, self._expand(x_NI)) * self.weight_scale[:, 0].to(x_NI.dtype)
 
     def _expand(self, x_NI: Tensor) -> Tensor:
         kept = self._expanded
         if kept is None or kept.dtype != x_NI.dtype or kept.device != x_NI.device:
             # The engine calls this in inference mode, and a tensor made there could not be used outside of it.
             with torch.inference_mode(False):
-                kept = self._expanded = dequantize_weight(self.weight, self.weight_scale, x_NI.dtype)
+                kept = self._expanded = self.weight.to(x_NI.dtype)
         return kept
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:

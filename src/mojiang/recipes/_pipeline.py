@@ -28,12 +28,12 @@ from pydantic import Field
 
 from mojiang.core.catalog import Catalog
 from mojiang.core.config import Config, closest, decode, digest, read_yaml
-from mojiang.core.errors import BadUsage, Interrupted, MojiangError, NotFound
+from mojiang.core.errors import BadUsage, GateRefused, Interrupted, MojiangError, NotFound
 from mojiang.core.recipe import Recipe
 from mojiang.core.run import Circumstance, Outcome, execute
-from mojiang.core.store import Store
+from mojiang.core.store import PROTECTED_ALIASES, Store
 
-REFERENCE = re.compile(r"\$\{\s*(\w+)\s*(?:\*\s*([\d.]+)\s*)?\}")
+REFERENCE = re.compile(r"\$\{\s*(\w+)\s*(?:\*\s*(\d+(?:\.\d+)?)\s*)?\}")
 
 Parameter = str | int | float | bool | None
 
@@ -98,7 +98,10 @@ class Pipeline(Config):
         whole = REFERENCE.fullmatch(value)
         if whole:
             return self._value(whole, where)
-        return REFERENCE.sub(lambda match: str(self._value(match, where)), value)
+        text = REFERENCE.sub(lambda match: str(self._value(match, where)), value)
+        if "${" in text:
+            raise BadUsage(f"{where}: {value!r} cannot be read", hint="write ${parameter} or ${parameter * 0.5}")
+        return text
 
     def _value(self, match: re.Match[str], where: str) -> Parameter:
         name, factor = match.groups()
@@ -143,6 +146,7 @@ def run_pipeline(
         raise BadUsage(f"{pipeline.name} has no step {start!r}", hint=closest(start, recipes))
     config = pipeline.model_dump(mode="json")
     fingerprint = digest({"pipeline": config, "seed": seed, "store": store.url})
+    _check_inputs(pipeline, recipes, store)
     begun, outcomes = time.monotonic(), dict[str, Outcome]()
     with store.lock(fingerprint):
         run = store.start_run(fingerprint, "pipeline", pipeline.name, config, seed, "")
@@ -162,6 +166,7 @@ def run_pipeline(
                 if on_step:
                     on_step(step, connected, outcomes[step])
             for step, alias in pipeline.aliases.items():
+                _check_gated(alias, outcomes[step], outcomes)
                 store.alias(outcomes[step].artifact, alias)
         except (Interrupted, KeyboardInterrupt):
             store.end_run(run, "interrupted", "stopped by the user")
@@ -171,6 +176,39 @@ def run_pipeline(
             raise
         store.end_run(run, "done")
     return PipelineOutcome(run, outcomes, time.monotonic() - begun)
+
+
+def _check_inputs(pipeline: Pipeline, recipes: dict[str, Recipe], store: Store) -> None:
+    """Before anything runs: every input is an earlier step of the right kind, or in the store."""
+    earlier: dict[str, Recipe] = {}
+    for step, recipe in recipes.items():
+        marks = recipe.input_fields()
+        for field, words in recipe.input_refs().items():
+            kind = marks[field].kind
+            for word in words:
+                if word in earlier and kind in (None, earlier[word].makes):
+                    continue
+                if word in earlier:
+                    made = earlier[word].makes
+                    raise BadUsage(f"{pipeline.name} step {step!r}: {word!r} makes a {made}, {field} takes a {kind}")
+                if word in recipes:
+                    raise BadUsage(
+                        f"{pipeline.name} step {step!r} uses {word!r}, which is not before it", hint="move it up"
+                    )
+                store.get(word, kind)
+        earlier[step] = recipe
+
+
+def _check_gated(alias: str, outcome: Outcome, outcomes: dict[str, Outcome]) -> None:
+    """A protected alias needs a gate of this pipeline that judged exactly this artifact (a refusal ended it before)."""
+    gates = [one.artifact for one in outcomes.values() if one.artifact.recipe == "trust.gate"]
+    if alias in PROTECTED_ALIASES and not any(
+        outcome.artifact.fingerprint in g.manifest.parents["model"] for g in gates
+    ):
+        raise GateRefused(
+            f"@{alias} for {outcome.artifact.ref} without a gate",
+            hint="add a step with recipe trust.gate on that model",
+        )
 
 
 def _made_before(store: Store, name: str, start: str) -> Outcome:

@@ -75,9 +75,3 @@ def install(app: FastAPI) -> None:
         message = f"{error.detail}: {request.method} {request.url.path}"
         code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
         return ApiError(error.status_code, message, code=code, headers=dict(error.headers or {})).response()
-
-    @app.exception_handler(Exception)
-    async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-        # The trace goes to the log; a client learns nothing about our insides.
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return ApiError(500, "The server failed to answer this request.", code="internal_error").response()

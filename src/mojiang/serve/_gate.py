@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import uuid
 
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mojiang.serve._errors import ApiError
 from mojiang.serve._metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 _OPEN = ("/healthz", "/readyz")
 _KNOWN = re.compile(r"/(v1/(models|chat/completions|completions)|healthz|readyz|metrics)")
@@ -48,6 +51,15 @@ class Gate:
                 await error.response()(scope, receive, send_with_id)
             else:
                 await self.app(scope, receive, send_with_id)
+        except Exception:
+            if (
+                status == 499
+            ):  # nothing was sent yet; the trace goes to the log, a client learns nothing about our insides
+                logger.exception("%s %s failed", scope["method"], scope["path"])
+                error = ApiError(500, "The server failed to answer this request.", code="internal_error")
+                await error.response()(scope, receive, send_with_id)
+                return
+            raise
         finally:
             self.metrics.http.labels(path, str(status)).inc()
 

@@ -58,7 +58,7 @@ class Metrics:
 
     def observe(self, model: str, generation: Generation) -> None:
         """Count a finished generation."""
-        tokens = len(generation.tokens)
+        tokens = len(generation.tokens) - generation.num_repeated
         self._finished.labels(model, generation.finish_reason).inc()
         self._prompt.labels(model).inc(generation.num_prompt_tokens)
         self._output.labels(model).inc(tokens)

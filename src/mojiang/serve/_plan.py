@@ -70,7 +70,8 @@ def _encode_prompts(body: CompletionRequest, model: ServedModel) -> list[tuple[l
             if body.suffix:
                 tokens, begins = infill_prompt(tokenizer, prompt, body.suffix), ""
             elif body.logprobs is not None:
-                tokens, begins = tokenizer.encode(prompt), ""
+                start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+                tokens, begins = [*start, *tokenizer.encode(prompt)], ""
             else:
                 tokens, begins = healed_prompt(tokenizer, prompt)
         else:

@@ -155,7 +155,7 @@ def _read(stdin: TextIO, interactive: bool) -> str | None:
         line = stdin.readline()
     except KeyboardInterrupt:
         return None
-    return line.strip() if line else None
+    return line.rstrip("\r\n") if line else None
 
 
 def _note(text: str) -> None:

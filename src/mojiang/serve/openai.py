@@ -18,6 +18,7 @@ from typing import TypeVar
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 
 from mojiang.core.errors import BadUsage
 from mojiang.serve import _errors, _plan, _schema
@@ -190,7 +191,7 @@ async def _answer(
         generations = await unless_disconnected(request, answers.results())
     if generations is None:
         return Response(status_code=499)
-    counts = usage(plan.prompt_tokens, sum(len(g.tokens) for g in generations))
+    counts = usage(plan.prompt_tokens, sum(len(g.tokens) - g.num_repeated for g in generations))
     return JSONResponse(reply.whole(generations, plan.echo, counts), headers=model.headers)
 
 
@@ -212,8 +213,11 @@ async def _events(answers: Answers, plan: _plan.Plan, reply: Reply, with_usage: 
 async def _read(request: Request, limit: int) -> bytes:
     """The body, refused as soon as it is longer than `limit`, whatever its Content-Length says."""
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise _errors.ApiError(413, f"The body is larger than {limit} bytes.", code="body_too_large")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > limit:
+                raise _errors.ApiError(413, f"The body is larger than {limit} bytes.", code="body_too_large")
+    except ClientDisconnect:
+        raise _errors.ApiError(499, "The client went away while it sent its request.", code="client_gone") from None
     return bytes(body)

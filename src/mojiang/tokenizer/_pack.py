@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,7 +139,10 @@ class ShardWriter:
     def close(self) -> None:
         """Write the index; from now on the shards count."""
         self.release()
-        np.save(self.folder / "sequences.npy", np.array([self._lengths, self._bytes], np.int64))
+        with open(self.folder / "sequences.npy", "wb") as file:
+            np.save(file, np.array([self._lengths, self._bytes], np.int64))
+            file.flush()
+            os.fsync(file.fileno())
         index = {
             "format": FORMAT, "dtype": self.dtype.name, "masked": self.masked, "vocab_size": self.vocab_size,
             "shards": self.shards,
@@ -148,6 +152,8 @@ class ShardWriter:
     def release(self) -> None:
         """Close the files without making the shards count."""
         for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
             file.close()
         self._files = []
 

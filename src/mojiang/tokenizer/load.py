@@ -64,10 +64,6 @@ class Tokenizer:
         """Ids of a text without its last word (a piece that merges never cross), and that word.
 
         For a text that will be continued: the first tokens of what follows may then cross the border (token healing).
-
-        >>> from mojiang.tokenizer._format import empty_tokenizer
-        >>> Tokenizer(empty_tokenizer()).heal("a (b")[1]
-        'b'
         """
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         words = encoding.word_ids

@@ -34,8 +34,8 @@ class Audit:
     """Stop tokens of assistant turns that are trained on."""
 
 
-def audit_conversations(shards: Shards, tokenizer: ChatTokens, limit: int = 1000) -> Audit:
-    """Check the labels of up to `limit` evenly spaced conversations, independently of how they were made.
+def audit_conversations(shards: Shards, tokenizer: ChatTokens) -> Audit:
+    """Check the labels of every conversation, independently of how they were made.
 
     Turns are found again from the tokens: every assistant turn must be trained on up to and including its
     `<|im_end|>`; no token of another role, no header and no padding may be.
@@ -47,9 +47,8 @@ def audit_conversations(shards: Shards, tokenizer: ChatTokens, limit: int = 1000
     header = tokenizer.encode("assistant\n")
     if len(shards) == 0:
         raise BadInput("there are no conversations to train on", hint="look at the report of their dataset")
-    numbers = np.unique(np.linspace(0, len(shards) - 1, min(limit, len(shards))).astype(int)).tolist()
     tokens_seen = trained_seen = stops = 0
-    for number in numbers:
+    for number in range(len(shards)):
         tokens, trained = shards.sequence(number)
         expected = _assistant_tokens(tokens.tolist(), start, end, header)
         if not expected.any():
@@ -66,7 +65,7 @@ def audit_conversations(shards: Shards, tokenizer: ChatTokens, limit: int = 1000
         tokens_seen += len(tokens)
         trained_seen += int(trained.sum())
         stops += int(((tokens == end) & trained).sum())
-    return Audit(len(numbers), tokens_seen, trained_seen, stops)
+    return Audit(len(shards), tokens_seen, trained_seen, stops)
 
 
 def _assistant_tokens(tokens: list[int], start: int, end: int, header: list[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from mojiang.core.errors import RunFailed
+from mojiang.core.errors import RunFailed, Unavailable
 from mojiang.core.run import Run
 from mojiang.model.decoder import Decoder
 from mojiang.tokenizer._pack import PackedRows, Rows
@@ -122,6 +122,11 @@ class Training:
         state = load_checkpoint(self.folder)
         if state is None or state["settings"] != asdict(self.settings):
             return False
+        if self.settings.compile and not self.compiled:
+            raise Unavailable(
+                f"the run was compiled up to step {state['step']} and cannot be now, so going on would not be exact",
+                hint="bring the C++ compiler back (`mojiang doctor`) and give the same command again",
+            )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -187,7 +192,8 @@ def fit(training: Training, source: Source, validation: PackedRows | None = None
                 run.metrics(training.step, loss=training.recent_loss, gradient_norm=norm, tokens_per_second=rate, **mfu)
                 recent = []
             if now - shown_at >= PROGRESS_SECONDS or training.step == total:
-                shown = {"loss": round(training.recent_loss, 3)} | {name: f"{share:.0%}" for name, share in mfu.items()}
+                loss = {} if math.isnan(training.recent_loss) else {"loss": round(training.recent_loss, 3)}
+                shown = loss | {name: f"{share:.0%}" for name, share in mfu.items()}
                 expected = training.tokens * total / training.step
                 run.progress(training.tokens, expected, unit="tokens", step=f"{training.step}/{total}", **shown)
                 shown_at = now

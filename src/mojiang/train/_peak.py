@@ -27,9 +27,19 @@ def measure_peak(device: str, dtype: torch.dtype, seconds: float = 0.3) -> float
     return best
 
 
+def native_bfloat16(device: str) -> bool:
+    """Whether matrix products in bfloat16 are computed by the hardware, not emulated."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def fast_dtype(device: str, precision: str) -> torch.dtype:
-    """The dtype to compute in: as asked, or with `auto` bf16 if it multiplies at least 1.5 times faster here."""
-    if precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    speeds = {dtype: measure_peak(device, dtype, 0.1) for dtype in (torch.float32, torch.bfloat16)}
-    return torch.bfloat16 if speeds[torch.bfloat16] > 1.5 * speeds[torch.float32] else torch.float32
+    """The dtype to compute in: as asked, or with `auto` bf16 where the hardware has it.
+
+    Asked of the hardware and not of a clock, so that a run that starts again decides the same.
+    """
+    if precision == "auto":
+        precision = "bf16" if native_bfloat16(device) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]

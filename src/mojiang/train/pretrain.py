@@ -24,7 +24,7 @@ class Pretrain(Recipe):
     """Train a language model from scratch on packed documents.
 
     One dial: `minutes`. A few steps are timed on this machine, then depth, width and number of tokens are chosen for
-    the time and the corpus, and printed. Give `steps` instead for a run that is the same on every machine.
+    the time and the corpus, and printed. Give `steps` instead for the same shape and length on every machine.
 
     When not to use: when a pre-trained model of the language exists; then `sft` needs far less text and time.
     Source: Hoffmann et al. 2022 (compute-optimal training); Jordan et al. 2024 (Muon); Hu et al. 2024 (schedule).
@@ -69,11 +69,11 @@ class Pretrain(Recipe):
     decay_share: float = Field(0.7, gt=0, le=1)
     """Share of the steps, at the end, over which the rate falls to zero."""
     clip: float = Field(1.0, ge=0)
-    """Longest gradient; 0 for no clipping. Acts on what AdamW trains, Muon's updates have one length."""
+    """Longest gradient over all parameters; 0 for no clipping. (Muon's updates have one length anyway.)"""
     fim_rate: float = Field(0.1, ge=0, le=1)
     """Share of code documents rearranged to teach filling in the middle."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 if this machine multiplies it faster."""
+    """auto: bf16 where the processor has instructions for it."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto: when the run is long enough to earn the compile time back."""
     validations: int = Field(4, ge=0, le=100)

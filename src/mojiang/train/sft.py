@@ -75,7 +75,7 @@ class SFT(Recipe):
     clip: float = Field(1.0, ge=0)
     """Longest gradient; 0 for no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 if this machine multiplies it faster."""
+    """auto: bf16 where the processor has instructions for it."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto: when the run is long enough to earn the compile time back."""
 
@@ -168,7 +168,8 @@ class SFT(Recipe):
         from mojiang.train._loop import Settings, Training
 
         model = load_model(run.input("model").path, device=run.device)
-        context = model.config.max_position_embeddings
+        # An imported model may read 131,072 tokens; conversations need a row, not that.
+        context = min(model.config.max_position_embeddings, self.batch_tokens, self.micro_tokens)
         rows = PackedRows(conversations, context)
         replayed = PackedRows(replay, context) if replay is not None else None
         batch_rows = max(1, min(self.batch_tokens // context, len(rows)))

@@ -74,7 +74,7 @@ def check_gate(store: Store, artifact: Artifact, policy: Policy) -> GateVerdict:
 def judge(store: Store, artifact: Artifact, reports: Sequence[Artifact], policy: Policy) -> GateVerdict:
     """Judge a model by these reports only. Damaged reports raise `Corrupted`."""
     checks: list[Check] = []
-    direct = _evidence_for(artifact, reports)
+    direct = _evidence_for(store, artifact, reports)
     inherited, heritage = _inheritance(store, artifact, reports, policy)
     found: dict[str, Artifact | None] = {}
     for recipe in policy.evidence:
@@ -89,14 +89,18 @@ def judge(store: Store, artifact: Artifact, reports: Sequence[Artifact], policy:
     return GateVerdict(policy=policy.name, model=artifact.ref, checks=tuple(checks))
 
 
-def _evidence_for(model: Artifact, reports: Sequence[Artifact]) -> dict[str, Artifact]:
-    """The newest report of each recipe that measured exactly these weights."""
+def _evidence_for(store: Store, model: Artifact, reports: Sequence[Artifact]) -> dict[str, Artifact]:
+    """The newest report of each recipe that measured exactly these weights, on what they were not trained on."""
     from mojiang.evaluate._loading import weights_digest
 
     weights, newest = weights_digest(model), {}
+    # A split made for the occasion may hold training text in its test part; only the one that was trained with counts.
+    own = {ancestor.fingerprint for ancestor in store.lineage(model) if ancestor.kind == "dataset"}
     for report in sorted(reports, key=lambda r: r.manifest.created):
         same = model.fingerprint in report.manifest.parents.get("model", [])
-        if same and report.metrics.get("weights") == weights:
+        data = set(report.manifest.parents.get("data", []))
+        held_out = data <= own or not own
+        if same and held_out and report.metrics.get("weights") == weights:
             newest[report.recipe] = report
     return newest
 
@@ -112,10 +116,12 @@ def _inheritance(
     after, before = (artifact.metrics.get(name) for name in (terms.metric, f"{terms.metric}_before"))
     asks = f"{terms.metric} at most {terms.max_relative_increase:.2%} above {parent.ref}'s"
     if not isinstance(after, int | float) or not isinstance(before, int | float) or not before > 0:
-        return _evidence_for(parent, reports), Check(asks=asks, passed=False, found="its parity was not measured")
+        return _evidence_for(store, parent, reports), Check(
+            asks=asks, passed=False, found="its parity was not measured"
+        )
     increase = after / before - 1
     passed = math.isfinite(increase) and increase <= terms.max_relative_increase
-    return _evidence_for(parent, reports), Check(asks=asks, passed=passed, found=f"{before:.4f} → {after:.4f}")
+    return _evidence_for(store, parent, reports), Check(asks=asks, passed=passed, found=f"{before:.4f} → {after:.4f}")
 
 
 def _exists(
@@ -124,7 +130,9 @@ def _exists(
     asks = f"a report of {recipe} on these weights"
     if report is None:
         others = [r.ref for r in reports if r.recipe == recipe]
-        found = f"{', '.join(others)} measured other weights" if others else "there is none"
+        found = (
+            f"{', '.join(others)} measured other weights, or another split of the data" if others else "there is none"
+        )
         return Check(asks=asks, passed=False, found=found)
     store.verify(report)
     age = (datetime.now(UTC) - _created(report)).total_seconds() / 86400
