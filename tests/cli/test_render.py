@@ -24,6 +24,10 @@ def test_durations(seconds: float, text: str) -> None:
     assert render.duration(seconds) == text
 
 
+def test_what_is_no_number_is_shown_and_breaks_nothing() -> None:
+    assert [render.number(x) for x in (float("nan"), float("inf"), True)] == ["nan", "inf", "True"]
+
+
 def test_progress_says_rate_and_time_left() -> None:
     listener = render.Progressing(terminal=False)
     listener.console = Console(file=io.StringIO(), width=200)

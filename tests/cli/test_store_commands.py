@@ -114,6 +114,30 @@ def test_a_damaged_artifact_is_refused_and_named(chain: Any) -> None:
     assert len(chain("ls")["artifacts"]) == 3
 
 
+def test_a_folder_outside_is_never_removed_and_prod_is_not_given_by_hand(chain: Any, tmp_path: Path) -> None:
+    chain("export", "dedup", str(tmp_path / "out"))
+    assert "outside this store" in chain("rm", str(tmp_path / "out"), code=2)["error"]["message"]
+    assert (tmp_path / "out" / "artifact.json").is_file()
+    assert "mojiang promote" in chain("alias", "dedup", "prod", code=2)["error"]["hint"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "a@b", "", " ", "/tmp/x"])
+def test_a_name_cannot_leave_the_workspace(ask: Any, folder: Path, tmp_path: Path, name: str) -> None:
+    if name:
+        assert ask("data", "load", "--source", str(folder), "--name", name, code=2)["error"]["code"] == "E100"
+    ask("data", "load", "--source", str(folder))
+    ask("export", "load", str(tmp_path / "out"))
+    manifest = json.loads((tmp_path / "out" / "artifact.json").read_text())
+    (tmp_path / "out" / "artifact.json").write_text(json.dumps({**manifest, "name": name}))
+    assert ask("import", str(tmp_path / "out"), code=1)["error"]["code"] == "E400"
+
+
+def test_an_added_file_is_noticed(chain: Any, tmp_path: Path) -> None:
+    chain("export", "dedup", str(tmp_path / "out"))
+    (tmp_path / "out" / "extra.bin").write_bytes(b"x")
+    assert "extra.bin does not belong" in chain("import", str(tmp_path / "out"), code=1)["error"]["message"]
+
+
 def test_runs_and_logs(chain: Any) -> None:
     runs = chain("runs")["runs"]
     assert [run["status"] for run in runs] == ["done"] * 3

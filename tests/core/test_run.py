@@ -91,6 +91,19 @@ def test_a_failure_is_said_and_leaves_nothing(store: Store, fail: str, error: ty
     assert not any((store.workspace / "tmp").iterdir())
 
 
+def test_a_figure_that_is_no_number_is_refused_and_harms_nothing(store: Store) -> None:
+    class Broken(Steps):
+        """Measures NaN."""
+
+        def run(self, run: Run) -> dict[str, float | int | str]:
+            return {**super().run(run), "loss": float("nan")}
+
+    with pytest.raises(RunFailed, match="finite"):
+        execute(Broken(), store)
+    assert store.artifacts() == []
+    assert store.runs()[0]["status"] == "failed"
+
+
 def test_the_seed_is_identity_only_where_it_matters(store: Store) -> None:
     assert not execute(Random(), store, seed=0).reused
     assert not execute(Random(), store, seed=1).reused

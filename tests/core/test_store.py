@@ -154,6 +154,18 @@ def test_gc_removes_only_what_nothing_refers_to(any_store: Store) -> None:
     assert {a.ref for a in any_store.artifacts("dataset")} == {"child@1", old_parent.ref, aliased.ref, latest.ref}
 
 
+def test_gc_keeps_the_work_of_a_failed_run(store: Store) -> None:
+    run = store.start_run("f" * 64, "data.toy", "toy", {}, 0, "")
+    scratch = store.workspace / "scratch" / ("f" * 64)
+    scratch.mkdir()
+    store.end_run(run, "failed", "disk full")
+    store.gc()
+    assert scratch.exists()
+    store.end_run(run, "done")
+    store.gc()
+    assert not scratch.exists()
+
+
 def test_a_changed_byte_is_noticed(store: Store) -> None:
     artifact = Toy(text="original").execute(store)
     (artifact.path / "text.txt").write_text("0riginal")

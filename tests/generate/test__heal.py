@@ -18,9 +18,9 @@ def allowed(healing: Healing) -> set[int]:
 def test_only_tokens_that_spell_the_text_are_left() -> None:
     healing = Healing(VOCABULARY, "ab")
     assert allowed(healing) == {1, 3, 4}  # a (then b), ab, abc (which crosses the border)
-    healing.take(1)
+    assert healing.take(1)
     assert allowed(healing) == {2, 5}
-    healing.take(5)
+    assert not healing.take(5)  # it adds a c
     assert not healing.active
     assert healing.show("abc") == "c"
     assert healing.show("next") == "next"

@@ -11,7 +11,7 @@ import yaml
 from mojiang.core.artifact import Kind
 from mojiang.core.catalog import Catalog, load_catalog
 from mojiang.core.config import decode
-from mojiang.core.errors import BadInput, BadUsage, NotFound
+from mojiang.core.errors import BadInput, BadUsage, GateRefused, NotFound
 from mojiang.core.recipe import DatasetRef, Recipe
 from mojiang.core.run import Outcome, Run
 from mojiang.core.store import Store
@@ -126,6 +126,24 @@ def test_mistakes_are_named(change: dict[str, Any], said: str, hint: str, store:
     assert said in caught.value.message
     assert hint in caught.value.hint
     assert store.artifacts() == []
+
+
+def test_inputs_are_checked_before_anything_runs(store: Store, catalog: Catalog) -> None:
+    steps = {"a": {"recipe": "toy.word", "word": "x"}, "b": {"recipe": "toy.word", "word": "y", "input": "c"}}
+    later = {**steps, "c": {"recipe": "toy.word", "word": "z"}}
+    for broken, said in ((steps, "no artifact is called 'c'"), (later, "which is not before it")):
+        pipeline = decode(Pipeline, {"name": "p", "steps": broken}, "p.yaml")
+        with pytest.raises((BadUsage, NotFound), match=said):
+            run_pipeline(pipeline, store, catalog)
+    assert store.artifacts() == []
+
+
+def test_a_protected_alias_needs_a_gate(store: Store, catalog: Catalog) -> None:
+    steps = {"a": {"recipe": "toy.word", "word": "x"}}
+    pipeline = decode(Pipeline, {"name": "p", "steps": steps, "aliases": {"a": "prod"}}, "p.yaml")
+    with pytest.raises(GateRefused, match="without a gate"):
+        run_pipeline(pipeline, store, catalog)
+    assert store.find("p-a@prod") is None
 
 
 def test_unknown_settings_are_named(pipeline: Pipeline) -> None:

@@ -73,15 +73,21 @@ def print_outcome(outcome: Outcome) -> None:
     if outcome.reused:
         stderr().print(f"[green]✓[/] {artifact.ref} [dim]unchanged, skipped[/]")
     else:
-        stderr().print(
-            f"[green]✓[/] {artifact.ref} [dim]{artifact.kind}, {size(artifact.bytes)}, {duration(outcome.seconds)}"
-            f"{summary(artifact)}[/]"
+        console = stderr()
+        facts = f"{artifact.kind}, {size(artifact.bytes)}, {duration(outcome.seconds)}{summary(artifact)}"
+        # On a terminal one line each; a file or pipe gets everything.
+        console.print(
+            f"[green]✓[/] {artifact.ref} [dim]{facts}[/]",
+            soft_wrap=not console.is_terminal,
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
 
 def summary(artifact: Artifact, most: int = 4) -> str:
-    """The first metrics of an artifact."""
-    shown = [f"{name.replace('_', ' ')} {number(value)}" for name, value in list(artifact.metrics.items())[:most]]
+    """The first figures of an artifact."""
+    figures = [(name, value) for name, value in artifact.metrics.items() if not isinstance(value, str)]
+    shown = [f"{name.replace('_', ' ')} {number(value)}" for name, value in figures[:most]]
     return " · " + ", ".join(shown) if shown else ""
 
 
