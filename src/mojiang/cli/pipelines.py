@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from itertools import chain, islice
 from typing import Any
 
@@ -144,7 +145,10 @@ def _try_endpoint(served: Outcome, outcome: PipelineOutcome, args: argparse.Name
     pairs = next(one.artifact.path for one in outcome.steps.values() if one.artifact.recipe == "data.mine")
     splits = [split for split in ("validation", "train") if (pairs / split).is_dir()]
     rows = chain.from_iterable(read_conversations(pairs, split) for split in splits)
-    messages = min((row["messages"] for row in islice(rows, 50)), key=lambda messages: len(messages[0]["content"]))
+    some = list(islice(rows, 200))
+    usual, _ = Counter(row["kind"] for row in some).most_common(1)[0]
+    alike = [row["messages"] for row in some if row["kind"] == usual]
+    messages = min(alike, key=lambda messages: len(messages[0]["content"]))
     return try_endpoint(served.artifact, messages[0]["content"], messages[-1]["content"])
 
 
