@@ -74,14 +74,12 @@ def print_outcome(outcome: Outcome) -> None:
         stderr().print(f"[green]✓[/] {artifact.ref} [dim]unchanged, skipped[/]")
     else:
         console = stderr()
-        facts = f"{artifact.kind}, {size(artifact.bytes)}, {duration(outcome.seconds)}{summary(artifact)}"
-        # On a terminal one line each; a file or pipe gets everything.
-        console.print(
-            f"[green]✓[/] {artifact.ref} [dim]{facts}[/]",
-            soft_wrap=not console.is_terminal,
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+        line = f"[green]✓[/] {artifact.ref} [dim]{artifact.kind}, {size(artifact.bytes)}, {duration(outcome.seconds)}"
+        line += f"{summary(artifact)}[/]"
+        if console.is_terminal:  # one line each; a file or pipe gets everything
+            console.print(line, soft_wrap=False, no_wrap=True, overflow="ellipsis")
+        else:
+            console.print(line)
 
 
 def summary(artifact: Artifact, most: int = 4) -> str:
