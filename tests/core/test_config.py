@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from mojiang.core.config import Config, canonical, closest, decode, digest, read_yaml
+from mojiang.core.config import Config, canonical, closest, decode, digest, parse_yaml, read_yaml
 from mojiang.core.errors import BadUsage, NotFound
 
 
@@ -55,6 +55,12 @@ def test_canonical_json_means_the_same_and_ignores_order(value: dict[str, object
     assert json.loads(canonical(value)) == value
     backwards = dict(reversed(value.items()))
     assert digest(backwards) == digest(value) == hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def test_on_and_no_are_words() -> None:
+    assert parse_yaml("{a: on, b: no, c: true, d: False, e: null, f: 1.5}") == {
+        "a": "on", "b": "no", "c": True, "d": False, "e": None, "f": 1.5,
+    }  # fmt: skip
 
 
 def test_closest() -> None:

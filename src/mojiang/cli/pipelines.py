@@ -13,6 +13,7 @@ import yaml
 from mojiang.cli.execute import circumstance, describe, open_store, print_outcome, record
 from mojiang.cli.render import duration, number, stderr
 from mojiang.core.catalog import load_catalog
+from mojiang.core.config import parse_yaml
 from mojiang.core.errors import BadUsage, NotFound
 from mojiang.core.recipe import Recipe
 from mojiang.core.run import Outcome
@@ -34,7 +35,7 @@ def settings(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise BadUsage(f"--set {pair!r} is not KEY=VALUE", hint="for example --set chat.learning_rate=3e-4")
         try:
-            parsed = yaml.safe_load(value) if value else ""
+            parsed = parse_yaml(value) if value else ""
         except yaml.YAMLError as error:
             raise BadUsage(
                 f"--set {pair!r}: {value!r} is not valid YAML", hint="quote it, or close the bracket"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,10 +73,30 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> Iterable[
     return model.model_fields
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's booleans, true and false: `compile: on` means the word on, `country: no` the word no."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value a YAML text stands for; raises `yaml.YAMLError`.
+
+    >>> parse_yaml("[on, true, 3e-4, 1]")
+    ['on', True, '3e-4', 1]
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping; anything else is `BadUsage` with the line."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFound(f"there is no file {str(path)!r}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
