@@ -64,6 +64,6 @@ def train(scratch: Path, settings: Settings = SETTINGS) -> tuple[Training, _loop
 
 
 if __name__ == "__main__":
-    _loop.CHECKPOINT_SECONDS = 0.02
+    _loop.CHECKPOINT_SECONDS, _loop.CHECKPOINT_SHARE = 0.02, 1.0
     training, _ = train(Path(sys.argv[1]))
     torch.save(training.model.state_dict(), sys.argv[2])

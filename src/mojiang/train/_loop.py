@@ -26,7 +26,9 @@ from mojiang.train._loss import Loss, accumulate, compile_model, flops_per_token
 from mojiang.train._optim import build_optimizers
 from mojiang.train._schedule import warmup_stable_decay
 
-CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SECONDS = 5.0
+CHECKPOINT_SHARE = 0.02
+"""A checkpoint every few seconds, and seldom enough that writing them takes at most this share of the time."""
 PROGRESS_SECONDS = 0.5
 CURVE_POINTS = 400
 """Points of the loss curve, at steps that depend on nothing but the number of steps."""
@@ -176,6 +178,7 @@ def fit(training: Training, source: Source, validation: PackedRows | None = None
     recent: list[tuple[float, float]] = []
     every = max(1, total // CURVE_POINTS)
     saved_at = shown_at = started = time.monotonic()
+    pause = CHECKPOINT_SECONDS
     before, tokens_before = training.seconds, training.tokens
     with _frozen_objects():
         while training.step < total:
@@ -197,10 +200,11 @@ def fit(training: Training, source: Source, validation: PackedRows | None = None
                 expected = training.tokens * total / training.step
                 run.progress(training.tokens, expected, unit="tokens", step=f"{training.step}/{total}", **shown)
                 shown_at = now
-            if now - saved_at >= CHECKPOINT_SECONDS or run.stopping:
+            if now - saved_at >= pause or run.stopping:
                 training.save()
                 run.check_stop()
                 saved_at = time.monotonic()
+                pause = max(CHECKPOINT_SECONDS, (saved_at - now) / CHECKPOINT_SHARE)
     training.save()  # so that a run killed while it writes its output trains no step again
     return Result(
         total, training.tokens, training.recent_loss, training.seconds, training.bits_per_byte, training.compiled
