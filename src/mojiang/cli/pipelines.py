@@ -164,7 +164,7 @@ def _print_summary(result: dict[str, Any], outcome: PipelineOutcome) -> None:
         if key in metrics
     ]  # fmt: skip
     console.print()
-    console.print("[bold]bits per byte on held-out documents[/]  " + "   ".join(f"{a} {b}" for a, b in shown))
+    console.print("[bold]held-out bits per byte[/]  " + "   ".join(f"{a} {b}" for a, b in shown))
     trial = result["endpoint"]
     console.print("[bold]asked over the API[/]")
     for text, style in ((trial["prompt"], ""), (trial["answer"], "dim")):
