@@ -211,7 +211,9 @@ class SFT(Recipe):
 
         dtype = fast_dtype(run.device, self.precision)
         num_steps = self.steps or max(1, round((self.epochs or 1.0) * steps_per_epoch))
-        work = 6.0 * parameters * num_steps * batch_rows * context
+        # A budget of minutes ends sooner than an epoch may: at about 0.6 s a step, compiling must earn its time in it.
+        expected = num_steps if self.minutes is None else min(num_steps, 60 * self.minutes / 0.6)
+        work = 6.0 * parameters * expected * batch_rows * context
         return Settings(
             num_steps=num_steps, batch_rows=batch_rows,
             micro_rows=largest_divisor(batch_rows, self.micro_tokens // context),
