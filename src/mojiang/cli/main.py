@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mojiang.cli.commands import find_command
 from mojiang.cli.parse import (
-    find_command,
     group_help,
     help_text,
     parser_for,

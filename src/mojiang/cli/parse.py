@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from mojiang.cli.commands import COMMANDS, DEVICE, DRY_RUN, SEED, WORKERS, Argument, find_command
+from mojiang.cli.commands import COMMANDS, DEVICE, DRY_RUN, SEED, WORKERS, Argument
 from mojiang.core.catalog import Catalog
 from mojiang.core.errors import BadUsage
 
@@ -152,17 +152,3 @@ def unknown_word(word: str, catalog: Catalog) -> BadUsage:
 def is_terminal() -> bool:
     """Whether progress can be drawn: standard error is a terminal."""
     return sys.stderr.isatty()
-
-
-__all__ = [
-    "Parser",
-    "find_command",
-    "group_help",
-    "help_text",
-    "is_terminal",
-    "parser_for",
-    "recipe_arguments",
-    "recipe_values",
-    "split_global",
-    "unknown_word",
-]
