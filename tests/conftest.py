@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import mojiang
 from mojiang.core.store import Store
 
 # Threads of one test would otherwise fight with those of the next process.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # waiting threads give their core away, as in the CLI
+settings.register_profile("mojiang", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("mojiang")
 
 
 @pytest.fixture

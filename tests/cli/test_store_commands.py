@@ -53,7 +53,7 @@ def test_ls_show_and_lineage(chain: Any, folder: Path) -> None:
     assert [a["artifact"] for a in chain("ls")["artifacts"]] == ["load@1", "clean@1", "dedup@1"]
     assert chain("ls", "model") == {"artifacts": []}
     shown = chain("show", "dedup")
-    assert shown["manifest"]["recipe"] == "data.dedup@1"
+    assert shown["manifest"]["recipe"] == "data.dedup@2"
     assert "documents kept" in chain.out or "documents_kept" in chain.out
     lineage = chain("lineage", "dedup")["lineage"]
     assert [a["artifact"] for a in lineage] == ["dedup@1", "clean@1", "load@1"]
@@ -63,6 +63,7 @@ def test_ls_show_and_lineage(chain: Any, folder: Path) -> None:
 
 def test_why_dropped_names_the_step(chain: Any) -> None:
     answer = chain("show", "dedup", "--why-dropped", "copy.txt")["answer"]
+    assert chain("lineage", "dedup", "--why-dropped", "copy.txt")["answer"] == answer
     assert any("dedup" in str(line) and "dropped" in str(line).lower() for line in answer), answer
     kept = chain("show", "dedup", "--why-dropped", "1.txt")["answer"]
     assert "kept" in str(kept[-1]).lower()

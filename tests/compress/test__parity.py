@@ -23,7 +23,7 @@ def test_a_model_is_equal_to_itself(model: Decoder) -> None:
     assert (same.positions, same.max_difference, same.top1_agreement) == (27, 0.0, 1.0)
     assert same.mean_kl == pytest.approx(0.0, abs=1e-6)
     seen: list[tuple[int, int]] = []
-    scores = compare_likelihoods(model, model, [[5, 6, 7], [8]], [3, 1], 0, lambda d, t: seen.append((d, t)))
+    scores = compare_likelihoods(model, model, [[5, 6, 7], [8]], [3, 1], (0, 0), lambda d, t: seen.append((d, t)))
     assert scores.before == scores.after
     assert scores.increase == (0.0, 0.0, 0.0)
     assert seen[-1][0] == seen[-1][1]

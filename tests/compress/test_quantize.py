@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -10,10 +10,14 @@ from safetensors.torch import load_file
 
 from mojiang.compress.quantize import Quantize
 from mojiang.core.artifact import Artifact
+from mojiang.core.errors import BadInput
+from mojiang.core.recipe import Metrics, Recipe
 from mojiang.core.report import Report
+from mojiang.core.run import Run
+from mojiang.model.architectures import build
 from mojiang.model.decoder import Decoder
 from mojiang.model.int8 import Int8Linear
-from mojiang.model.load import load_model
+from mojiang.model.load import load_model, save_model
 
 SMALL = {"parity_bytes": 4000, "prompts": 3, "tokens": 8, "precision": "float32"}
 
@@ -110,3 +114,26 @@ def test_an_untied_head_stays_float_and_loads_in_transformers(untied_world: Any)
     tokens = torch.arange(20)[None]
     with torch.no_grad():
         assert (peer(tokens).logits - _logits(load_model(folder), tokens)).abs().max() < 1e-4
+
+
+class MakeModel(Recipe):
+    """A model of one of the architectures, with arbitrary weights."""
+
+    recipe: ClassVar[str] = "train.pretrain"
+    makes: ClassVar[Literal["model"]] = "model"
+    model_type: str
+
+    def run(self, run: Run) -> Metrics:
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_experts": 2, "n_embd": 12}
+        config = {"model_type": self.model_type, "vocab_size": 40, "intermediate_size": 16, **sizes}
+        save_model(build(config).init_weights(0), None, run.out)
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"), [("qwen3_moe", "mixture"), ("gpt2", "no linear"), ("bert", "masked_lm")]
+)
+def test_what_cannot_be_quantised_is_refused(world: Any, model_type: str, reason: str) -> None:
+    model = MakeModel(model_type=model_type).execute(world.store, device="cpu")
+    with pytest.raises(BadInput, match=reason):
+        Quantize(model=model.ref, data=world.data.ref, **SMALL).execute(world.store, device="cpu")

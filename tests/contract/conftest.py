@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,32 @@ TINY = _tiny()
 
 
 @pytest.fixture(scope="session")
-def tiny(texts: Path) -> Callable[[str], dict[str, Any]]:
+def site(texts: Path) -> Iterator[str]:
+    """The texts as a web site on this machine, whose front page links to them."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(texts)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def tiny(texts: Path, request: pytest.FixtureRequest) -> Callable[[str], dict[str, Any]]:
     """The tiny settings of a capability; its inputs still carry the names of the capabilities that make them."""
-    return lambda name: {key: str(texts) if value == "CORPUS" else value for key, value in TINY[name].items()}
+
+    def value_of(value: Any) -> Any:
+        if value == "SITE":
+            return (request.getfixturevalue("site"),)
+        return str(texts) if value == "CORPUS" else value
+
+    return lambda name: {key: value_of(value) for key, value in TINY[name].items()}
 
 
 Make = Callable[..., Artifact]
@@ -47,14 +74,14 @@ def make(tiny: Callable[[str], dict[str, Any]]) -> Callable[[Store], Make]:
 
     def in_store(store: Store) -> Make:
         def one(name: str, seed: int = 0) -> Artifact:
-            recipe, values = catalog.get(name).load(), tiny(name)
+            recipe, values = catalog.get(name.partition(":")[0]).load(), tiny(name)
             for field in recipe.input_fields():
                 value = values.get(field)
                 if isinstance(value, str):
                     values[field] = one(value, seed).fingerprint
                 elif value is not None:
                     values[field] = tuple(one(word, seed).fingerprint for word in value)
-            return execute(decode(recipe, values, name), store, name=name.replace(".", "-"), seed=seed).artifact
+            return execute(decode(recipe, values, name), store, name=re.sub("[.:]", "-", name), seed=seed).artifact
 
         return one
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mojiang.core.engine import LocalEngine, cpu_count
+from mojiang.core.engine import LocalEngine, cpu_count, thread_count
 from mojiang.core.errors import RunFailed
 
 
@@ -99,3 +99,11 @@ def alive(pid: int) -> bool:
 
 def test_cores() -> None:
     assert 1 <= cpu_count() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("1,2", 1), ("100000", None), ("", None), ("many", None)])
+def test_threads_are_the_cores_or_what_openmp_was_told(
+    asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert thread_count() == (threads or cpu_count())

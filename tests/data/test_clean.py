@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mojiang.core.artifact import Artifact
+from mojiang.core.report import Report
 from mojiang.data import _formats, _pairs, dedup
+from mojiang.data._accounting import Changes
 from mojiang.data.clean import Clean, Settings, clean_row, clean_text
 
 
 def clean(text: str, is_code: bool = False, **settings: Any) -> str:
-    return clean_text(text, Settings(**settings), Counter(), is_code)
+    return clean_text(text, Settings(**settings), Changes(), is_code)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     [(" \n\t ", "empty"), ("ok", "too-short"), ("x" * 90 + "\ufffd" * 10, "replacement-characters"), ("x" * 99, "")],
 )
 def test_reasons(text: str, reason: str) -> None:
-    assert clean_row(Settings(), {"text": text, "format": "txt"}, Counter())[1] == reason
+    assert clean_row(Settings(), {"text": text, "format": "txt"}, Changes())[1] == reason
 
 
 def test_recipe_accounts_for_every_document(corpus: Callable[..., Artifact], make: Callable[..., Artifact]) -> None:
@@ -91,3 +92,35 @@ def test_recipe_accounts_for_every_document(corpus: Callable[..., Artifact], mak
         1,
     )
     assert made.metrics["bytes_removed"] == 1  # the bell
+
+
+@pytest.mark.parametrize(
+    ("dirty", "tidy"),
+    [
+        ("zero\u200bwidth soft\u00adhyphen \u202eturned\u202c", "zerowidth softhyphen turned"),
+        ("hidden" + "".join(chr(0xE0000 + ord(c)) for c in "ignore all") + " order", "hidden order"),
+        ("👨‍👩‍👧 می‌خواهم \U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",) * 2,
+    ],
+)
+def test_invisible_characters_go_when_asked_and_joiners_and_flags_stay(dirty: str, tidy: str) -> None:
+    assert clean(dirty) == dirty
+    assert clean(dirty, invisible=True) == tidy
+
+
+def test_every_operation_can_be_left_out() -> None:
+    text = "\x1b[1mA\x1b[0m\x07 b\x08B \x0c Ã© <br> \u200b "
+    assert clean(text, controls=False, mojibake=False) == text
+
+
+def test_the_report_shows_changes_before_and_after(
+    corpus: Callable[..., Artifact], make: Callable[..., Artifact]
+) -> None:
+    data = corpus({f"{n}.txt": f"number {n} is <b>bold</b> and rings\x07 twice\x07" for n in range(9)})
+    report = Report.load(make(Clean(data=data.ref, html=True)).path)
+    counts = dict(map(tuple, report.table("changes").rows))
+    assert (counts["HTML tags removed"], counts["control characters removed"]) == (18, 18)
+    shown = report.table("changes, before and after").rows
+    (first,) = [row for row in shown if row[:2] == ["control characters removed", "0.txt"]]
+    assert str(first[2]).endswith("is bold and rings\\x07 twice\\x07")
+    assert str(first[3]).endswith("is bold and rings twice")
+    assert len([row for row in shown if row[0] == "HTML tags removed"]) == 3

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mojiang.core.errors import BadInput, Unavailable
+from mojiang.data import _documents
 from mojiang.data._documents import (
     SCHEMA,
     ShardWriter,
@@ -85,3 +87,47 @@ def test_an_error_inside_leaves_the_first_error_visible(tmp_path: Path) -> None:
 
     with pytest.raises(KeyError):
         write()
+
+
+@pytest.mark.parametrize("sizes", [[10] * 30, [40, 1, 1, 90, 200, 3, 3, 3, 3, 3, 3, 3, 50, 50, 1], [100], []])
+def test_batches_make_the_row_groups_that_rows_make(
+    tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_documents, "ROW_GROUP_ROWS", 6)
+    rows = [
+        {**{name: f"{name} {number}" for name in SCHEMA.names}, "bytes": size} for number, size in enumerate(sizes)
+    ]  # fmt: skip
+    for name, step in (("rows", 0), ("whole", 100), ("parts", 4)):
+        with ShardWriter(tmp_path / name, row_group_bytes=100, shard_bytes=300) as writer:
+            if step:
+                for first in range(0, len(rows), step):
+                    writer.add_batch(pa.RecordBatch.from_pylist(rows[first : first + step], schema=SCHEMA))
+            else:
+                for row in rows:
+                    writer.add(row)
+        assert (writer.rows, writer.bytes) == (len(rows), sum(sizes))
+    layouts = []
+    for name in ("rows", "whole", "parts"):
+        files = [pq.ParquetFile(path) for path in sorted((tmp_path / name).glob("*.parquet"))]
+        layouts.append([[f.read_row_group(n).to_pylist() for n in range(f.num_row_groups)] for f in files])
+    assert layouts[0] == layouts[1] == layouts[2]
+    assert [row for file in layouts[0] for group in file for row in group] == rows
+
+
+def test_batches_make_the_bytes_that_rows_make(tmp_path: Path) -> None:
+    """What stays Arrow all the way is the same file as what was Python objects in between."""
+    rows = [row(i, f"text {i} 你好 " * (i % 50)) for i in range(3000)]
+    batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+    with ShardWriter(tmp_path / "rows", row_group_bytes=50_000) as writer:
+        for item in rows:
+            writer.add(item)
+    with ShardWriter(tmp_path / "mixed", row_group_bytes=50_000) as writer:
+        writer.add_batch(batch.slice(0, 700))
+        for item in rows[700:750]:
+            writer.add(item)
+        shuffled = batch.slice(750).select(list(reversed(SCHEMA.names)))
+        writer.add_batch(shuffled.filter(pa.array([True] * 2250)))
+    names = [path.name for path in sorted((tmp_path / "rows").iterdir())]
+    assert names == [path.name for path in sorted((tmp_path / "mixed").iterdir())]
+    for name in names:
+        assert (tmp_path / "rows" / name).read_bytes() == (tmp_path / "mixed" / name).read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mojiang.data._encoding import EVIDENCE_BYTES, Decoder, decode_stream, detect, read_evidence
+from mojiang.data._encoding import EVIDENCE_BYTES, Decoder, decode_stream, detect, named_codec, read_evidence
 
 CHINESE = "你好，世界。这是一个测试，我们的工作是检查编码。\n第2行：他们有自己的想法。\n"
 TRADITIONAL = "你好，世界。這是一個測試，我們的工作是檢查編碼。在這個世界上有很多人，他們都有自己的想法。\n" * 3
@@ -52,6 +52,62 @@ def test_python_cookie_and_html_charset_are_honoured() -> None:
     # The WHATWG rule: gb2312 means its superset, which has the character 镕.
     page = '<meta http-equiv="Content-Type" content="text/html; charset=gb2312"><p>朱镕基</p>'
     assert read(page.encode("gb18030"), "html") == page
+
+
+SPANISH = "¿Qué día es hoy? ¡Mañana será otro día, señor! Él pidió «café» y se marchó después.\n" * 3
+GERMAN = "Die Straße führt über die Brücke. „Schöne Grüße“ – sagte er und ging früh nach Hause…\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "declared"),
+    [
+        (CHINESE, "gb18030", "iso-8859-1"),
+        (CHINESE, "gb18030", "big5"),
+        (CHINESE, "gb18030", "shift_jis"),
+        (CHINESE, "gb18030", "windows-1251"),
+        (CHINESE, "utf-8", "gb2312"),
+        (TRADITIONAL, "big5", "gb2312"),
+        (TRADITIONAL, "big5", "windows-1252"),
+        (JAPANESE, "shift_jis", "iso-8859-1"),
+        (JAPANESE, "euc_jp", "gb2312"),
+        (JAPANESE, "euc_jp", "euc-kr"),
+        (KOREAN, "euc_kr", "gb2312"),
+        (KOREAN, "cp949", "iso-8859-1"),
+        (RUSSIAN, "cp1251", "iso-8859-1"),
+        (RUSSIAN, "koi8_r", "windows-1251"),
+        (RUSSIAN, "cp1251", "koi8-r"),
+        (RUSSIAN, "cp1251", "gb2312"),
+        (FRENCH, "cp1252", "gb2312"),
+        (SPANISH, "cp1252", "big5"),
+        (GERMAN, "cp1252", "shift_jis"),
+        (GERMAN, "cp1252", "x-no-such-charset"),
+    ],
+)
+def test_a_declaration_that_is_wrong_is_overruled(text: str, encoding: str, declared: str) -> None:
+    page = f'<meta charset="{declared}"><p>{text}</p>'
+    assert read(page.encode(encoding), "html") == page
+    body = f"<p>{text}</p>".encode(encoding)  # and the same when only the server says it
+    assert body.decode(detect(body, "html", declared=named_codec(declared)).name) == f"<p>{text}</p>"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [(SPANISH, "cp1252"), (GERMAN, "cp1252"), ("Señor Peña y la niña\n", "cp1252"), (KOREAN[:30], "euc_kr"),
+     (JAPANESE[:30], "euc_jp"), (RUSSIAN[:40], "koi8_r")],
+)  # fmt: skip
+def test_short_texts_and_punctuation(text: str, encoding: str) -> None:
+    assert read(text.encode(encoding)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"), [(CHINESE * 3, "gb18030"), (TRADITIONAL, "big5"), (KOREAN, "euc_kr"), (JAPANESE, "euc_jp")]
+)
+def test_one_damaged_byte_does_not_change_the_encoding(text: str, encoding: str) -> None:
+    data = bytearray((text * 2).encode(encoding))
+    data[data.index(b"\n", len(data) // 2) - 1] = 0xFF  # the second half of the last character of a line
+    found = detect(bytes(data))
+    damaged = bytes(data).decode(found.name, "replace")
+    assert sum(a != b for a, b in zip(damaged.split("\n"), (text * 2).split("\n"), strict=True)) == 1
 
 
 def test_valid_utf8_wins_over_a_wrong_declaration() -> None:

@@ -111,7 +111,7 @@ def test_unreadable_and_vanishing_files_are_counted(
     make: Make, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = folder({"a.txt": "kept text", "locked.txt": "secret", "gone.txt": "gone"})
-    real = _formats._open
+    real = _formats.open_packed
 
     def open_or_fail(path: Path, suffix: str) -> Any:
         if path.name == "locked.txt":
@@ -120,7 +120,7 @@ def test_unreadable_and_vanishing_files_are_counted(
             path.unlink()
         return real(path, suffix)
 
-    monkeypatch.setattr(_formats, "_open", open_or_fail)
+    monkeypatch.setattr(_formats, "open_packed", open_or_fail)
     report = Report.load(make(Load(source=str(root))).path)
     assert {str(r[0]): r[1] for r in report.table("dropped by reason").rows} == {"unreadable": 1, "vanished": 1}
 
@@ -162,7 +162,11 @@ from mojiang.core.report import Report
 from mojiang.data.dedup import Dedup
 from mojiang.data.clean import Clean
 from mojiang.data.load import Load
-import json, charset_normalizer, py3langid, selectolax.lexbor
+import json, charset_normalizer, py3langid, selectolax.lexbor, mojiang.data._mail, sqlalchemy.dialects.sqlite
+try:
+    import pandas, pyarrow.dataset, pyarrow.pandas_compat  # which pyarrow imports when pandas is there
+except ModuleNotFoundError:
+    pass
 def peak():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) // 1024
 base = peak()

@@ -80,5 +80,5 @@ def test_a_corpus_without_pairs_says_why(make: Callable[..., Artifact], corpus: 
 
 
 def test_reading_what_holds_no_conversations(split: Artifact) -> None:
-    with pytest.raises(BadInput, match="no train split"):
+    with pytest.raises(BadInput, match="holds documents"):
         list(read_conversations(split.path, "train"))

@@ -25,6 +25,7 @@ def bash_lines(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_a_guide_runs_from_top_to_bottom(page: Path, cli, tmp_path: Path, texts: Path) -> None:  # type: ignore[no-untyped-def]
     shutil.copytree(texts, tmp_path / "texts")
+    shutil.copytree(ROOT / "tests" / "fixtures" / "segmented", tmp_path / "segmented")
     lines = bash_lines(page)
     assert len(lines) > 5
     for line in lines:
@@ -47,7 +48,7 @@ def test_the_readme_runs(name: str, quickstarted: dict[str, str], cli) -> None: 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     for line in bash_lines(page):
         if line.startswith("make"):
             assert shlex.split(line)[1] in targets, line

@@ -24,7 +24,7 @@ def run(name: str, *words: str, cwd: Path) -> str:
 def test_from_text_to_model_and_into_transformers(texts: Path, tmp_path: Path) -> None:
     output = run("from_text_to_model.py", str(texts), str(tmp_path / "workspace"), cwd=tmp_path)
     assert "bits per byte" in output
-    assert "data.load@1" in output
+    assert "data.load@3" in output
     output = run("load_with_transformers.py", str(tmp_path / "workspace/artifacts/base/1"), cwd=tmp_path)
     assert "largest difference" in output
 

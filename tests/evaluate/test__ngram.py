@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mojiang.core.errors import BadInput
-from mojiang.evaluate._ngram import KneserNey
+from mojiang.evaluate._ngram import KneserNey, _discounts
 
 Gram = tuple[int, ...]
 
@@ -39,7 +39,9 @@ class Textbook:
             return (0.0, 0.5, 1.0, 1.5)[min(count, 3)]
         y = n[1] / (n[1] + 2 * n[2])
         values = (0.0, *(i - (i + 1) * y * n[i + 1] / n[i] for i in (1, 2, 3)))
-        return min(max(values[min(count, 3)], 0.0), float(min(count, 3)))
+        if any(not 0 < values[i] <= i for i in (1, 2, 3)):
+            values = (0.0, 0.5, 1.0, 1.5)
+        return values[min(count, 3)]
 
     def probability(self, context: Gram, token: int, k: int) -> float:
         if k == 0:
@@ -117,3 +119,13 @@ def test_bad_input_is_refused() -> None:
         KneserNey([], order=2, vocab_size=5, boundary=0)
     with pytest.raises(BadInput, match="order is 0"):
         KneserNey([[1]], order=0, vocab_size=5, boundary=0)
+
+
+def test_nothing_is_impossible_where_counts_are_skewed() -> None:
+    """Counts of counts (8, 2, 2, 6) put the third discount of Chen and Goodman below 0."""
+    counts = [1] * 8 + [2] * 2 + [3] * 2 + [4] * 6
+    words = [word for word, count in enumerate(counts) for _ in range(count)]
+    model = KneserNey([words, words[::-1]], order=3, vocab_size=40, boundary=39)
+    assert all(value > 0 for value in model.probabilities([0, 1], following=range(40)))
+    assert sum(model.probabilities([0, 1], following=range(40))) == pytest.approx(1.0)
+    assert _discounts(np.array(counts)) == (0.5, 1.0, 1.5)

@@ -41,9 +41,9 @@ def test_equals_transformers_on_short_documents() -> None:
     model, documents = _model(), _documents(3, 17, 30, 0)
     peer = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**CONFIG.to_hf(), attn_implementation="eager"))
     peer.load_state_dict(model.state_dict())
-    ours = document_nats(model, documents, boundary=0, context=64)
+    ours = document_nats(model, documents, start=1, end=0, context=64)
     for document, nats in zip(documents, ours, strict=True):
-        sequence = torch.tensor([0, *document, 0])
+        sequence = torch.tensor([1, *document, 0])
         with torch.no_grad():
             logits = peer(sequence[None, :-1]).logits[0].double()
         assert nats == pytest.approx(float(F.cross_entropy(logits, sequence[1:], reduction="sum")), rel=1e-5)
@@ -56,13 +56,13 @@ def test_long_documents_equal_a_token_by_token_sum_over_their_windows() -> None:
         with torch.no_grad():
             log_p = F.log_softmax(model.logits(model(torch.tensor([sequence[w.start : w.stop]])))[0].double(), dim=-1)
         expected -= sum(float(log_p[p - w.start, sequence[p + 1]]) for p in range(w.first, w.stop))
-    assert document_nats(model, [document], boundary=0, context=16)[0] == pytest.approx(expected, rel=1e-5)
+    assert document_nats(model, [document], start=0, end=0, context=16)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_batching_and_order_do_not_matter() -> None:
     model, documents = _model(), _documents(5, 40, 1, 90, 33)
-    together = document_nats(model, documents, boundary=0, context=16, batch_tokens=64)
-    alone = [document_nats(model, [d], boundary=0, context=16, batch_tokens=1)[0] for d in documents]
+    together = document_nats(model, documents, start=0, end=0, context=16, batch_tokens=64)
+    alone = [document_nats(model, [d], start=0, end=0, context=16, batch_tokens=1)[0] for d in documents]
     assert together == pytest.approx(alone, rel=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_a_model_without_opinion_costs_log_vocabulary_per_token() -> None:
     torch.nn.init.zeros_(model.model.embed_tokens.weight)
     seen: list[tuple[int, int]] = []
     nats = document_nats(
-        model, _documents(9), boundary=0, context=8, on_progress=lambda done, total: seen.append((done, total))
+        model, _documents(9), start=0, end=0, context=8, on_progress=lambda done, total: seen.append((done, total))
     )
     assert nats[0] == pytest.approx(10 * math.log(50), rel=1e-6)
     assert seen[-1][0] == seen[-1][1]

@@ -74,6 +74,20 @@ def test_state_survives_saving_casting_and_loading() -> None:
     assert torch.equal(layer(x), before)
 
 
+def test_biases_are_kept_in_fp32() -> None:
+    linear = nn.Linear(64, 48)
+    layer, other = Int8Linear.from_float(linear.weight, linear.bias), Int8Linear(64, 48, bias=True)
+    x = torch.randn(5, 64)
+    torch.testing.assert_close(layer(x), F.linear(x, layer.dequantized(), linear.bias), rtol=1e-5, atol=1e-6)
+    assert set(layer.state_dict()) == {"weight", "weight_scale", "bias"}
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), layer(x))
+    assert layer.to(torch.bfloat16).bias.dtype == torch.float32
+    model = Decoder(DecoderConfig(64, 32, 1, 4, 2, 96, 8, model_type="qwen2")).init_weights(seed=0)
+    assert len(replace_linears(model)) == 7
+    assert model.model.layers[0].self_attn.q_proj.bias is not None
+
+
 def test_replaces_every_projection_but_the_head() -> None:
     model = Decoder(CONFIG).init_weights(seed=0)
     for block in model.model.layers:  # the residual projections start at zero, which would hide them

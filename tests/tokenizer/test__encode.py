@@ -9,6 +9,7 @@ class Letters:
     """A tokenizer whose tokens are code points, specials below 10."""
 
     eos_id = 0
+    start_ids: list[int] = []
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [[ord(c) for c in text] for text in texts]
@@ -16,9 +17,12 @@ class Letters:
     def token_id(self, token: str) -> int:
         return {"<|fim_prefix|>": 4, "<|fim_middle|>": 5, "<|fim_suffix|>": 6}[token]
 
-    def chat_spans(self, messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
-        ids = [ord(c) for m in messages for c in m["content"]]
-        return ids, [m["role"] == "assistant" for m in messages for _ in m["content"]]
+    def chat_sequences(
+        self, messages: list[dict[str, str]], tools: list[dict[str, str]] | None = None
+    ) -> list[tuple[list[int], list[bool]]]:
+        shown = [{"role": "tools", "content": tool["name"]} for tool in tools or []] + messages
+        ids = [ord(c) for m in shown for c in m["content"]]
+        return [(ids, [m["role"] == "assistant" for m in shown for _ in m["content"]])]
 
 
 TEXT = "def f(x):\n    return x\n" * 40

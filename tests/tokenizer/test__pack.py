@@ -99,7 +99,7 @@ def test_the_order_is_a_permutation_keyed_by_seed_and_epoch() -> None:
 def test_parts_and_stacks_keep_rows_and_spans(tmp_path: Path) -> None:
     packed = PackedRows(write_shards(sequences([5, 4, 30, 12, 9]), tmp_path, 1000), 16)
     whole = packed.rows(range(len(packed)))
-    parts = [whole.part(n, n + 1) for n in range(len(packed))]
+    parts = [whole.take([n]) for n in range(len(packed))]
     assert sorted(pair for part in parts for pair in pairs(part)) == pairs(whole)
     again = parts[0]
     for part in parts[1:]:

@@ -17,7 +17,8 @@ from mojiang.core.store import Store
 from mojiang.data._documents import count_bytes, iter_texts
 from mojiang.data.load import Load
 from mojiang.data.split import Split
-from mojiang.tokenizer.bpe import BPE, auto_vocab_size, sample_texts
+from mojiang.tokenizer._train import auto_vocab_size, sample_texts
+from mojiang.tokenizer.bpe import BPE
 from mojiang.tokenizer.load import load_tokenizer
 
 Make = Callable[[Recipe], Artifact]

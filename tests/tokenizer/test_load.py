@@ -170,7 +170,9 @@ def test_indentation_is_one_piece_and_quotes_are_no_contractions() -> None:
         ("tokenizer.json", "{", "is not a tokenizer"),
         ("tokenizer.json", '{"version": "1.0"}', "is not a tokenizer"),
         ("tokenizer_config.json", "{", "is not JSON"),
+        ("tokenizer_config.json", "[]", "holds no JSON object"),
         ("tokenizer_config.json", '{"chat_template": [1]}', "chat_template in .* is list"),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default"}]}', "chat_template in .* is dict"),
     ],
 )
 def test_broken_files_are_refused(path: Path, tmp_path: Path, name: str, content: str | None, message: str) -> None:
@@ -183,16 +185,43 @@ def test_broken_files_are_refused(path: Path, tmp_path: Path, name: str, content
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize(("template", "message"), [(None, "no chat template"), ("{{ messages }}", "not ours")])
-def test_a_missing_or_foreign_chat_template_is_refused(
-    path: Path, tmp_path: Path, template: str | None, message: str
-) -> None:
+def test_without_a_chat_template_there_are_no_chats(path: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((path / "tokenizer.json").read_bytes())
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": None}))
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.decode(tokenizer.encode("text still works")) == "text still works"
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadInput, match="no chat template"):
         tokenizer.render_chat([{"role": "user", "content": "x"}])
+
+
+@given(Messages, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_our_template_gives_the_same_ids_without_jinja(
+    tokenizer: Tokenizer, messages: list[dict[str, str]], prompt: bool
+) -> None:
+    """The fast path against the way all other templates go."""
+    from mojiang.tokenizer._format import CHAT_TEMPLATE
+
+    slow = Tokenizer(tokenizer._tokenizer, CHAT_TEMPLATE + "{# another #}", tokenizer._special)
+    assert slow.render_chat(messages, prompt) == tokenizer.render_chat(messages, prompt)
+    assert slow.chat_spans(messages) == tokenizer.chat_spans(messages)
+    assert slow.chat_spans(messages, last_only=True) == tokenizer.chat_spans(messages, last_only=True)
+
+
+def test_our_template_shows_neither_tools_nor_calls(tokenizer: Tokenizer) -> None:
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "x"}]
+    with pytest.raises(BadInput, match="does not show them to the model"):
+        tokenizer.render_chat(messages, tools=[{"name": "f"}])
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}
+    with pytest.raises(BadInput, match="message 1 calls a tool"):
+        tokenizer.render_chat([*messages, call])
+
+
+def test_what_begins_and_ends_texts(tokenizer: Tokenizer) -> None:
+    end = tokenizer.token_id("<|endoftext|>")
+    assert (tokenizer.start_ids, tokenizer.stop_ids, tokenizer.kind) == ([end], {end}, "byte-level")
+    with pytest.raises(BadInput, match="no token 900000"):
+        tokenizer.token(900_000)
 
 
 def test_what_transformers_saves_again_loads_again(peer: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:

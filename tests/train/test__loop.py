@@ -69,9 +69,9 @@ def test_stopping_saves_and_continuing_is_bit_equal(tmp_path: Path) -> None:
 
     folder = tmp_path / "halves"
     rows = tiny_run.rows(folder)
-    training = Training(tiny_run.Decoder(tiny_run.CONFIG).init_weights(7), settings, Stopping(folder))  # type: ignore[arg-type]
+    training = tiny_run.begin(folder, settings, Stopping(folder))
     with pytest.raises(Interrupted):
-        fit(training, Shuffled(rows, settings.batch_rows, 7), rows)
+        fit(training, Shuffled(rows, settings.batch_rows, 7))
     assert training.step == 11
     continued, result = tiny_run.train(folder, settings)
     assert result.steps == 30
@@ -81,27 +81,25 @@ def test_stopping_saves_and_continuing_is_bit_equal(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
     tiny_run.train(tmp_path, replace(tiny_run.SETTINGS, num_steps=5))
-    run = tiny_run.SilentRun(tmp_path)
-    model = tiny_run.Decoder(tiny_run.CONFIG).init_weights(7)
-    assert not Training(model, replace(tiny_run.SETTINGS, num_steps=6), run).resume()  # type: ignore[arg-type]
+    assert not tiny_run.begin(tmp_path, replace(tiny_run.SETTINGS, batch_rows=2)).resume()
+    assert tiny_run.begin(tmp_path, replace(tiny_run.SETTINGS, num_steps=5)).resume()
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_counting_is_learnt_to_near_certainty(tmp_path: Path, optimizer: str) -> None:
     """The first token of a sequence is given and every other follows from it: the optimum is a loss of zero."""
-    rates = {"lr_matrix": 0.02} if optimizer == "muon" else {"lr_matrix": 0.003}
-    settings = replace(tiny_run.SETTINGS, num_steps=200, optimizer=optimizer, lr_embedding=0.01, **rates)
+    rate = 0.02 if optimizer == "muon" else 0.003
+    optim = {"optimizer": optimizer, "learning_rate": rate, "embedding_learning_rate": 0.01}
+    settings = replace(tiny_run.SETTINGS, num_steps=200, optim=tiny_run.OPTIM.model_copy(update=optim))
     _, result = tiny_run.train(tmp_path, settings)
     assert result.loss < 0.1  # chance is ln 64 = 4.16
-    assert result.bits_per_byte < 0.2
+    assert result.validation["bits_per_byte"] < 0.2
 
 
 def test_a_loss_that_is_not_finite_stops_with_evidence(tmp_path: Path) -> None:
-    run = tiny_run.SilentRun(tmp_path)
-    model = tiny_run.Decoder(tiny_run.CONFIG).init_weights(7)
+    training = tiny_run.begin(tmp_path)
     with torch.no_grad():
-        model.model.norm.weight.fill_(float("nan"))
-    training = Training(model, tiny_run.SETTINGS, run)  # type: ignore[arg-type]
+        training.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(RunFailed, match="step 0: the loss is nan") as caught:
         training.advance(tiny_run.rows(tmp_path).rows([0]))
     assert "learning rate" in caught.value.hint
@@ -119,12 +117,11 @@ def test_without_a_compiler_training_goes_on_with_a_warning(tmp_path: Path, monk
     run = tiny_run.SilentRun(tmp_path)
     run.warn = warnings.append  # type: ignore[method-assign]
     rows = tiny_run.rows(tmp_path)
-    training = Training(tiny_run.Decoder(tiny_run.CONFIG).init_weights(7), tiny_run.SETTINGS, run)  # type: ignore[arg-type]
+    training = tiny_run.begin(tmp_path, run=run)
     training.compile(rows.rows([0, 1]))
     assert not training.compiled
     assert "C++ compiler" in warnings[0]
-    loss, _ = training.advance(rows.rows([0, 1]))
-    assert loss > 0
+    assert training.advance(rows.rows([0, 1])).loss > 0
     torch._dynamo.reset()
 
 
@@ -132,3 +129,10 @@ def test_the_last_validation_is_at_the_last_step() -> None:
     assert _loop._validation_steps(10, 3) == {3, 6, 10}
     assert _loop._validation_steps(1, 4) == {1}
     assert _loop._validation_steps(5, 0) == set()
+
+
+def test_best_weights_are_kept_when_the_last_validation_finds_them(tmp_path: Path) -> None:
+    watch = tiny_run.SETTINGS.watch.model_copy(update={"keep_best": True})
+    training, result = tiny_run.train(tmp_path, replace(tiny_run.SETTINGS, num_steps=30, watch=watch))
+    assert result.best_step == 30  # it still learns
+    assert training.measure() == result.validation

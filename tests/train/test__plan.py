@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 
 from mojiang.core.errors import Corrupted
 from mojiang.model.decoder import Decoder
-from mojiang.train._loop import Settings
 from mojiang.train._plan import (
     Plan,
     Shape,
@@ -18,8 +16,6 @@ from mojiang.train._plan import (
     predicted_loss,
     probe_speed,
 )
-
-SETTINGS = Settings(num_steps=10, batch_rows=2, micro_rows=2, context=64, lr_matrix=0.02, lr_embedding=0.001)
 
 
 def test_more_time_never_gives_a_smaller_model() -> None:
@@ -53,11 +49,9 @@ def test_counted_parameters_are_those_of_the_model() -> None:
 
 
 def test_a_plan_survives_the_disk_and_a_torn_one_is_refused(tmp_path: Path) -> None:
-    plan = Plan(Shape(128, 3), replace(SETTINGS, precision="bf16"), 1280, 0.5, 10**6, 2**28, 4096, 60.0)
-    assert Plan.load(tmp_path / "plan.json") is None
+    plan = Plan(Shape(128, 3), 2, 4096)
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
-    assert "3 layers of 128" in plan.describe()
     (tmp_path / "plan.json").write_text('{"shape": 1}')
     with pytest.raises(Corrupted):
         Plan.load(tmp_path / "plan.json")

@@ -47,7 +47,7 @@ def test_labels_that_are_wrong_stop_everything(base: Store, monkeypatch: pytest.
         execute(SFT(model="base", data="pairs", steps=1, precision="fp32"), base)
 
 
-@pytest.mark.parametrize("settings", [{}, {"epochs": 1, "steps": 1}, {"minutes": 1, "epochs": 1}])
+@pytest.mark.parametrize("settings", [{"epochs": 1, "steps": 1}, {"minutes": 1, "epochs": 1}])
 def test_exactly_one_length_is_given(settings: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match="exactly one"):
         SFT(model="a", data="b", **settings)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import warnings
 import pytest
 from PIL import Image
 
+from mojiang.core import fonts
 from mojiang.trust import _plots
 
 LABELS = ["python", "墨匠 · 中文文本", "$x_1$ and %", "", "a" * 300, "emoji 🦉 and \u0000", "two\nlines"]
@@ -21,16 +22,14 @@ def test_any_label_can_be_drawn_with_or_without_a_chinese_font(
     chinese_font: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not chinese_font:
-        monkeypatch.setattr(_plots, "CHINESE_FONTS", ())
-    _plots._fonts.cache_clear()
-    _plots._glyphs.cache_clear()
+        monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
+    fonts.forget_fonts()
     try:
         light, dark = _plots.bars({label: float(i + 1) for i, label in enumerate(LABELS)}, "MB")
         lines = {label: ([0.0, 1.0, 2.0], [3.0, 2.0, 1.0]) for label in LABELS}
         curve, _ = _plots.curves({"损失 loss": lines, "bits": {"x": ([0.0, 1.0], [1.0, 2.0])}}, "步 step")
     finally:
-        _plots._fonts.cache_clear()
-        _plots._glyphs.cache_clear()
+        fonts.forget_fonts()
     for png in (light, dark, curve):
         image = Image.open(io.BytesIO(png))
         assert image.format == "PNG"
@@ -40,12 +39,6 @@ def test_any_label_can_be_drawn_with_or_without_a_chinese_font(
 
 def test_the_same_numbers_give_the_same_bytes() -> None:
     assert _plots.bars({"a": 1.0, "b": 2.0}, "MB") == _plots.bars({"a": 1.0, "b": 2.0}, "MB")
-
-
-def test_labels_are_one_short_line() -> None:
-    assert _plots.displayable("two\n lines") == "two lines"
-    assert len(_plots.displayable("a" * 300)) == 40
-    assert _plots.displayable("🦉") == "?"
 
 
 def test_a_line_going_down_is_drawn_going_down() -> None:

@@ -10,7 +10,7 @@ from mojiang.trust._evidence import Share
     ("num_bytes", "text"), [(12, "12 bytes"), (1500, "1.5 kB"), (11_560_000, "11.6 MB"), (3 * 10**9, "3.0 GB")]
 )
 def test_sizes(num_bytes: int, text: str) -> None:
-    assert _sections._size(num_bytes) == text
+    assert _sections.size_in_words(num_bytes) == text
 
 
 def test_languages_leave_out_what_is_hardly_there() -> None:

@@ -15,10 +15,20 @@ def _arg(*flags: str, **settings: Any) -> Argument:
 
 
 REF = _arg("ref", help="name, name@version, name@alias, a fingerprint prefix, or a path")
+WHY_DROPPED = _arg(
+    "--why-dropped",
+    metavar="DOC",
+    default="",
+    help="where and why a document (path, or beginning of an id) was dropped",
+)
 SETTINGS = _arg("--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter or step.key")
 SEED = _arg("--seed", type=int, default=0, help="seed of everything random (default 0)")
 DEVICE = _arg("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where tensors live")
+ENGINE = _arg("--engine", choices=["local", "ray"], default="local", help="what runs data work")
 WORKERS = _arg("--workers", type=int, default=None, help="processes for data work (default: one per core)")
+TRACK = _arg(
+    "--track", action="append", default=[], choices=["tensorboard", "wandb", "mlflow"],
+    help="also write curves and settings for this tracker; may be given several times")  # fmt: skip
 DRY_RUN = _arg("--dry-run", action="store_true", help="show what would run, and run nothing")
 
 COMMANDS: dict[str, dict[str, tuple[str, str, list[Argument]]]] = {
@@ -28,18 +38,18 @@ COMMANDS: dict[str, dict[str, tuple[str, str, list[Argument]]]] = {
             _arg("--minutes", type=float, default=None, help="time budget for the whole job (default 10)"),
             _arg("--serve", action="store_true", default=False, help="keep the endpoint up when done"),
             _arg("--no-serve", dest="serve", action="store_false", help="try the endpoint, then stop it (default)"),
-            SETTINGS, SEED, DEVICE, WORKERS, DRY_RUN]),
+            SETTINGS, SEED, DEVICE, ENGINE, WORKERS, TRACK, DRY_RUN]),
         "run": ("pipelines:run", "run a pipeline; steps already done are skipped", [
             _arg("file", help="a pipeline's YAML file, or the name of one shipped with Mojiang"),
             _arg("--from", dest="start", default="", metavar="STEP", help="take earlier steps as they were made last"),
-            SETTINGS, SEED, DEVICE, WORKERS, DRY_RUN]),
+            SETTINGS, SEED, DEVICE, ENGINE, WORKERS, TRACK, DRY_RUN]),
     },
     "the store": {
         "ls": ("store:ls", "list artifacts", [
             _arg("kind", nargs="?", default="", help="dataset, tokenizer, model or report")]),
         "show": ("store:show", "one artifact: config, metrics, files, report", [
-            REF, _arg("--why-dropped", metavar="DOC", default="", help="where and why a document was dropped")]),
-        "lineage": ("store:lineage", "where an artifact came from, back to the source files", [REF]),
+            REF, WHY_DROPPED]),
+        "lineage": ("store:lineage", "where an artifact came from, back to the source files", [REF, WHY_DROPPED]),
         "diff": ("store:diff", "what differs between two artifacts, and why", [
             _arg("ref", help="the first REF"), _arg("other", help="the second REF")]),
         "alias": ("store:alias", "give an artifact an alias", [REF, _arg("name", help="such as best")]),
@@ -59,10 +69,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str, list[Argument]]]] = {
             _arg("-f", "--follow", action="store_true", help="go on until the run ends")]),
         "stop": ("runs:stop", "stop a run cleanly", [_arg("run", help="a run's id")]),
         "resume": ("runs:resume", "continue an interrupted or failed run", [
-            _arg("run", help="a run's id"), DEVICE, WORKERS]),
+            _arg("run", help="a run's id"), DEVICE, ENGINE, WORKERS, TRACK]),
     },
     "evidence": {
-        "card": ("evidence:card", "the model card, generated from the store", [
+        "card": ("evidence:card", "the card of a model or a dataset, generated from the store", [
             REF, _arg("--out", default="", metavar="DIR", help="also copy it here")]),
         "gate": ("evidence:gate", "check a model against a policy (exit 3: refused)", [
             REF, _arg("--policy", default="", help="a policy's YAML file (default: the one shipped)")]),

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
 
 from mojiang.cli.execute import open_store, print_outcome, record
+from mojiang.cli.parse import is_terminal
 from mojiang.cli.render import Progressing, stderr, table
 from mojiang.core.artifact import Artifact
 from mojiang.core.errors import BadUsage, GateRefused
+from mojiang.core.recipe import Recipe
 from mojiang.core.run import Circumstance, execute
 from mojiang.core.store import Store
 
 
 def card(args: argparse.Namespace) -> dict[str, Any]:
-    """Write the model card from the evidence that the store holds now."""
-    from mojiang.trust._evidence import parent_model, reports_on
-    from mojiang.trust.card import Card
-
+    """Write the card of a model or of a dataset from what the store holds now."""
     store = open_store(args)
-    model = store.get(args.ref, "model")
-    parent = parent_model(store, model)
-    reports = reports_on(store, model) + (reports_on(store, parent) if parent else [])
-    # Named one by one, so that new evidence makes a new card.
-    newest = {
-        report.recipe: report.fingerprint for report in reversed(reports) if not report.recipe.startswith("trust.")
-    }
-    recipe = Card(model=model.fingerprint, reports=tuple(newest.values()))
-    where = Circumstance(listeners=(Progressing(False, args.quiet),))
-    outcome = execute(recipe, store, name=f"{model.name}-card", circumstance=where)
+    subject = store.get(args.ref)
+    if subject.kind not in ("model", "dataset"):
+        hint = "give a model or a dataset"
+        raise BadUsage(f"{subject.ref} is a {subject.kind}, and a card is about a model or a dataset", hint=hint)
+    recipe = _model_card(store, subject) if subject.kind == "model" else _data_card(subject)
+    where = Circumstance(listeners=(Progressing(is_terminal(), args.quiet),))
+    outcome = execute(recipe, store, name=f"{subject.name}-card", circumstance=where)
     print_outcome(outcome)
     page = outcome.artifact.path / "card.html"
     if args.out:
@@ -41,6 +38,28 @@ def card(args: argparse.Namespace) -> dict[str, Any]:
         page = target / "card.html"
     stderr().print(str(page), markup=False)
     return {**record(outcome), "html": str(page), "markdown": str(page.with_suffix(".md"))}
+
+
+def _model_card(store: Store, model: Artifact) -> Recipe:
+    from mojiang.trust._evidence import parent_model, reports_on
+    from mojiang.trust.card import Card
+
+    parent = parent_model(store, model)
+    reports = reports_on(store, model) + (reports_on(store, parent) if parent else [])
+    # Named one by one, so that new evidence makes a new card.
+    newest = {
+        report.recipe: report.fingerprint for report in reversed(reports) if not report.recipe.startswith("trust.")
+    }
+    return Card(model=model.fingerprint, reports=tuple(newest.values()))
+
+
+def _data_card(dataset: Artifact) -> Recipe:
+    from mojiang.trust.data_card import DataCard
+
+    if importlib.util.find_spec("scipy") is None:
+        stderr().print("no topics: scipy is not installed; pip install 'mojiang[nlp]'", markup=False)
+        return DataCard(data=dataset.fingerprint, topics=0)
+    return DataCard(data=dataset.fingerprint)
 
 
 def gate(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 import mojiang
+from mojiang.cli.launch import REPORTS, as_rank, is_launched, launch
 from mojiang.cli.parse import is_terminal
 from mojiang.cli.render import Progressing, duration, number, size, stderr
 from mojiang.core.artifact import Artifact
 from mojiang.core.config import decode
-from mojiang.core.engine import LocalEngine
+from mojiang.core.engine import Engine, LocalEngine
 from mojiang.core.recipe import Recipe
-from mojiang.core.run import Circumstance, Outcome, execute, resolve_device, resolve_inputs
+from mojiang.core.run import Circumstance, Outcome, execute, rank, resolve_device, resolve_inputs
 from mojiang.core.store import Store
+from mojiang.observe._track import Tracker
 
 
 def open_store(args: argparse.Namespace) -> Store:
@@ -26,21 +29,52 @@ def circumstance(args: argparse.Namespace) -> Circumstance:
     if args.device == "cuda":
         resolve_device("cuda")  # say so before any work is done
     progress = Progressing(is_terminal(), args.quiet)
-    return Circumstance(device=args.device, engine=LocalEngine(args.workers), listeners=(progress,))
+    trackers = tuple(Tracker(name, open_store(args), progress) for name in getattr(args, "track", ()))
+    return Circumstance(
+        device=args.device, engine=engine_of(args), listeners=(progress, *trackers),
+        profile=getattr(args, "profile", 0),
+    )  # fmt: skip
 
 
-def execute_recipe(recipe: type[Recipe], values: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """Execute (or, with --dry-run, describe) one recipe; returns its JSON record."""
+def engine_of(args: argparse.Namespace) -> Engine:
+    """What `--engine` names."""
+    if args.engine == "ray":
+        from mojiang.core.cluster import RayEngine
+
+        return RayEngine(args.workers)
+    return LocalEngine(args.workers)
+
+
+def execute_recipe(recipe: type[Recipe], values: dict[str, Any], args: argparse.Namespace) -> dict[str, Any] | int:
+    """Execute (or, with --dry-run, describe) one recipe; returns its JSON record, or 0 from a rank that has none."""
     config = decode(recipe, values, recipe.recipe)
     store = open_store(args)
     if args.dry_run:
         return describe(config, store, args)
-    outcome = execute(config, store, name=args.name, seed=args.seed, circumstance=circumstance(args))
+    if is_launched():
+        return _execute_rank(config, store, args)
+    if args.launcher != "local":
+        launched = launch(config, store, args)
+        if isinstance(launched, dict):
+            return launched
+        outcome = launched
+    else:
+        outcome = execute(config, store, name=args.name, seed=args.seed, circumstance=circumstance(args))
     print_outcome(outcome)
     if getattr(args, "why_dropped", ""):
         from mojiang.cli.store import print_why_dropped
 
         print_why_dropped(store, outcome.artifact, args.why_dropped)
+    return record(outcome)
+
+
+def _execute_rank(config: Recipe, store: Store, args: argparse.Namespace) -> dict[str, Any] | int:
+    """One of several ranks: the first tells what was made, unless the command that started them does."""
+    with as_rank(args.debug):
+        outcome = execute(config, store, name=args.name, seed=args.seed, circumstance=circumstance(args))
+    if rank() > 0 or REPORTS in os.environ:
+        return 0
+    print_outcome(outcome)
     return record(outcome)
 
 

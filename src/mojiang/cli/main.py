@@ -93,6 +93,7 @@ def _recipe(catalog: Catalog, name: str, words: list[str]) -> int:
         )
     parser = parser_for(f"mojiang {entry.group} {entry.word}", entry.summary, arguments)
     args = parser.parse_args(words)
+    args.command = [entry.group, entry.word, *words]
     from mojiang.cli.execute import execute_recipe
 
     return _finish(execute_recipe(recipe, recipe_values(recipe, args), args), args)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from mojiang.cli.commands import COMMANDS, DEVICE, DRY_RUN, SEED, WORKERS, Argument
+from mojiang.cli.commands import COMMANDS, DEVICE, DRY_RUN, ENGINE, SEED, TRACK, WORKERS, Argument
 from mojiang.core.catalog import Catalog
+from mojiang.core.config import leaf_groups
 from mojiang.core.errors import BadUsage
 
 if TYPE_CHECKING:
@@ -28,11 +30,23 @@ CIRCUMSTANCE: list[Argument] = [
     (("--name",), {"default": "", "help": "name of the artifact (default: the recipe's last word)"}),
     SEED,
     DEVICE,
-    (("--engine",), {"choices": ["local"], "default": "local", "help": "what runs data work"}),
-    (("--launcher",), {"choices": ["local"], "default": "local", "help": "what runs training"}),
+    ENGINE,
+    (
+        ("--launcher",),
+        {"choices": ["local", "torchrun", "ray", "slurm"], "default": "local", "help": "what runs training"},
+    ),
+    (("--ranks",), {"type": int, "default": 2, "metavar": "N", "help": "processes a node, with a launcher"}),
+    (("--nodes",), {"type": int, "default": 1, "metavar": "N", "help": "machines, with slurm and ray"}),
     WORKERS,
+    TRACK,
     DRY_RUN,
 ]
+
+PROFILE: Argument = (
+    ("--profile",),
+    {"type": int, "default": 0, "metavar": "STEPS", "help": "profile so many training steps (trace.json in the run)"},
+)
+"""Of the recipes that train by steps."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,20 +87,23 @@ def split_global(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def recipe_arguments(recipe: type[Recipe]) -> list[Argument]:
-    """One flag per field of a recipe; a nested group of settings gives `--group.field`."""
-    return list(_field_arguments(recipe.model_fields, "")) + CIRCUMSTANCE
+    """One flag per field of a recipe; one of a group is `--field`, or `--group.field` where two groups have it."""
+    arguments = _field_arguments(recipe.model_fields, "", leaf_groups(recipe)) + CIRCUMSTANCE
+    return [*arguments, PROFILE] if {"length", "optim"} <= set(recipe.model_fields) else arguments
 
 
-def _field_arguments(fields: dict[str, FieldInfo], prefix: str) -> list[Argument]:
+def _field_arguments(fields: dict[str, FieldInfo], prefix: str, leaves: dict[str, str]) -> list[Argument]:
     from pydantic import BaseModel
 
     arguments: list[Argument] = []
     for name, field in fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            arguments += _field_arguments(field.annotation.model_fields, f"{prefix}{name}.")
+            arguments += _field_arguments(field.annotation.model_fields, f"{prefix}{name}.", leaves)
             continue
-        flag = f"--{prefix}{name}".replace("_", "-")
-        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        flags = [f"--{prefix}{name}".replace("_", "-")]
+        if leaves.get(name) == prefix.removesuffix(".") != "":
+            flags.insert(0, f"--{name}".replace("_", "-"))
+        default = "required" if field.is_required() else f"default {default_of(field)}"
         help = f"{(field.description or '').strip()} ({default})".replace("%", "%%")
         settings: dict[str, Any] = {"dest": f"{prefix}{name}", "default": argparse.SUPPRESS, "help": help}
         if field.annotation is bool:
@@ -95,8 +112,14 @@ def _field_arguments(fields: dict[str, FieldInfo], prefix: str) -> list[Argument
             settings["metavar"] = name.upper()
             if "tuple" in str(field.annotation):
                 settings["nargs"] = "+"
-        arguments.append(((flag,), settings))
+        arguments.append((tuple(flags), settings))
     return arguments
+
+
+def default_of(field: FieldInfo) -> str:
+    """A setting's default as it is shown: what differs from call to call by the name of its function."""
+    factory = field.default_factory
+    return f"{factory.__name__}()" if isfunction(factory) else repr(field.get_default(call_default_factory=True))
 
 
 def recipe_values(recipe: type[Recipe], parsed: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +129,7 @@ def recipe_values(recipe: type[Recipe], parsed: argparse.Namespace) -> dict[str,
         head, dot, rest = key.partition(".")
         if head in recipe.model_fields and (dot or key in recipe.model_fields):
             optional = not dot and type(None) in get_args(recipe.model_fields[head].annotation)
-            value = None if value == "none" and optional else value
+            value = None if value in ("none", "null") and optional else value  # YAML's word, too
             if dot:
                 values.setdefault(head, {})[rest] = value
             else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mojiang.cli.commands import COMMANDS
+from mojiang.cli.parse import default_of
 from mojiang.core.catalog import Catalog, Entry, load_catalog
 from mojiang.core.files import atomic_write
 
@@ -66,7 +67,7 @@ def _rows(fields: dict[str, Any], prefix: str) -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             rows += _rows(field.annotation.model_fields, f"{prefix}{name}.")
             continue
-        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
+        default = "required" if field.is_required() else f"`{default_of(field)}`"
         meaning = " ".join((field.description or "").split()).replace("|", "\\|")
         rows.append(f"| `{prefix}{name}` | {default} | {meaning} |")
     return rows

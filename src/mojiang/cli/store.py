@@ -90,6 +90,8 @@ def lineage(args: argparse.Namespace) -> dict[str, Any]:
     """The tree of ancestors, each artifact explained once, down to the source files."""
     store = open_store(args)
     artifact = store.get(args.ref)
+    if args.why_dropped:
+        return {"answer": print_why_dropped(store, artifact, args.why_dropped)}
     seen: set[str] = set()
 
     def grow(node: Artifact, tree: Tree, field: str) -> None:

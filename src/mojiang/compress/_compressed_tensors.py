@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from mojiang.core.files import atomic_write
-from mojiang.model.decoder import Decoder
+from mojiang.model.network import Network
 
 WEIGHTS = "model.safetensors"
 
@@ -54,7 +54,7 @@ def quantization_config(kept_float: list[str]) -> dict[str, Any]:
     }
 
 
-def save_quantized(model: Decoder, source: Path, out: Path, embeddings: torch.dtype) -> None:
+def save_quantized(model: Network, source: Path, out: Path, embeddings: torch.dtype) -> None:
     """Write a decoder whose projections are `Int8Linear` to `out`, with the tokenizer files of the `source` folder.
 
     Embeddings and the output head are stored in the dtype `embeddings`; norms stay fp32 (they are tiny).

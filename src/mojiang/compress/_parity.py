@@ -15,7 +15,7 @@ import torch
 from mojiang.evaluate._scoring import document_nats
 from mojiang.evaluate.metrics import Interval, ratio_interval
 from mojiang.generate.engine import Engine, GenerationRequest
-from mojiang.model.decoder import Decoder
+from mojiang.model.network import Network
 from mojiang.tokenizer.load import Tokenizer
 
 
@@ -29,7 +29,7 @@ class Likelihoods:
 
 
 def compare_likelihoods(
-    before: Decoder, after: Decoder, documents: Sequence[Sequence[int]], sizes: Sequence[int], boundary: int,
+    before: Network, after: Network, documents: Sequence[Sequence[int]], sizes: Sequence[int], borders: tuple[int, int],
     on_progress: Callable[[int, int], None],
 ) -> Likelihoods:  # fmt: skip
     """Score documents, given as token ids, of `sizes` bytes with both models."""
@@ -41,8 +41,8 @@ def compare_likelihoods(
     def second_half(done: int, total: int) -> None:
         on_progress(done + total, 2 * total)
 
-    first = document_nats(before, documents, boundary=boundary, context=context, on_progress=first_half)
-    second = document_nats(after, documents, boundary=boundary, context=context, on_progress=second_half)
+    first = document_nats(before, documents, start=borders[0], end=borders[1], context=context, on_progress=first_half)
+    second = document_nats(after, documents, start=borders[0], end=borders[1], context=context, on_progress=second_half)
     scale = 1 / math.log(2) / sum(sizes)
     ratio = ratio_interval(second, first)
     increase = Interval(ratio.value - 1, ratio.low - 1, ratio.high - 1)
@@ -60,12 +60,12 @@ class LogitDifference:
 
 
 @torch.no_grad()
-def compare_logits(before: Decoder, after: Decoder, texts: Sequence[Sequence[int]]) -> LogitDifference:
+def compare_logits(before: Network, after: Network, texts: Sequence[Sequence[int]]) -> LogitDifference:
     """Feed the same tokens to both models. KL divergence is of `after` from `before`, in nats."""
     largest = divergence = agreed = 0.0
     positions = 0
     for tokens in texts:
-        tokens_1T = torch.tensor([list(tokens)], device=before.model.embed_tokens.weight.device)
+        tokens_1T = torch.tensor([list(tokens)], device=before.device)
         first_TV, second_TV = (model.logits(model(tokens_1T)[0]).float() for model in (before, after))
         largest = max(largest, float((first_TV - second_TV).abs().max()))
         p_TV, q_TV = first_TV.log_softmax(-1), second_TV.log_softmax(-1)
@@ -83,7 +83,7 @@ class Decoded:
     tokens_per_second: float
 
 
-def decode(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], max_tokens: int) -> Decoded:
+def decode(model: Network, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], max_tokens: int) -> Decoded:
     """Continue each prompt alone and greedily for exactly `max_tokens` tokens."""
     written, seconds, count = [], 0.0, 0
     with Engine(model, tokenizer, slots=1) as engine:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from mojiang.core.errors import BadInput
 from mojiang.core.recipe import DatasetRef, Metrics, ModelRef, Recipe
 from mojiang.core.report import Cell, Finding, Report, Table
 from mojiang.core.run import Run
@@ -66,11 +67,17 @@ class Quantize(Recipe):
 
         from mojiang.compress._compressed_tensors import save_quantized
         from mojiang.model.int8 import replace_linears
-        from mojiang.model.load import load_model
+        from mojiang.model.load import load_causal_lm
 
         source = run.input("model").path
-        model = load_model(source, device="cpu", dtype=torch.float32)
+        model = load_causal_lm(source, device="cpu", dtype=torch.float32)
+        if getattr(model.config, "num_experts", 0):
+            raise BadInput(
+                f"{source} is a mixture of experts", hint="transformers reads no experts in int8; serve it as it is"
+            )
         names = replace_linears(model)
+        if not names:
+            raise BadInput(f"{source} has no linear layers to quantise", hint="GPT-2 stores its otherwise")
         save_quantized(model, source, run.out, getattr(torch, self.embeddings))
         run.log(f"quantised {len(names)} projections to int8; embeddings and head are {self.embeddings}")
         del model
@@ -87,19 +94,19 @@ class Quantize(Recipe):
         from mojiang.compress._parity import common_prefix_share, compare_likelihoods, compare_logits, decode
         from mojiang.evaluate._held_out import select_documents
         from mojiang.evaluate._loading import load_for_scoring
-        from mojiang.model.load import load_model
+        from mojiang.model.load import load_causal_lm
 
         documents = select_documents(run.input("data").path, self.split, self.parity_bytes).documents
         before, tokenizer, precision = load_for_scoring(source, run.device, self.precision)
-        after = load_model(quantized, device=run.device, dtype=before.compute_dtype).eval()
+        after = load_causal_lm(quantized, device=run.device, dtype=before.compute_dtype).eval()
         ids = tokenizer.encode_batch([document.text for document in documents])
         sizes = [len(document.data) for document in documents]
-        likelihoods = compare_likelihoods(before, after, ids, sizes, tokenizer.eos_id, _progress(run))
+        likelihoods = compare_likelihoods(before, after, ids, sizes, tokenizer.borders, _progress(run))
         context, rates, written = before.config.max_position_embeddings, {}, {}
         prompts = _prompts(tokenizer, documents[: self.prompts], max(2, context - self.tokens - 1))
         for dtype in (torch.float32, torch.bfloat16):
             run.check_stop()
-            pair = [load_model(path, device=run.device, dtype=dtype).eval() for path in (source, quantized)]
+            pair = [load_causal_lm(path, device=run.device, dtype=dtype).eval() for path in (source, quantized)]
             decoded = [decode(model, tokenizer, prompts, min(self.tokens, context // 2)) for model in pair]
             name = str(dtype).removeprefix("torch.")
             rates[name] = [d.tokens_per_second for d in decoded]

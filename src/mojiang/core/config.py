@@ -25,6 +25,47 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
 
+    @classmethod
+    def over(cls, default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a group when some are given: the others stay as the recipe has them."""
+        return {**default.model_dump(), **given}
+
+
+def groups_of(model: type[BaseModel]) -> dict[str, type[Config]]:
+    """The fields of a config that are groups of settings."""
+    nested = {name: field.annotation for name, field in model.model_fields.items()}
+    return {name: kind for name, kind in nested.items() if isinstance(kind, type) and issubclass(kind, Config)}
+
+
+def leaf_groups(model: type[BaseModel]) -> dict[str, str]:
+    """Settings that only one group has → that group: they may be given by their last name."""
+    owners: dict[str, list[str]] = {}
+    for group, kind in groups_of(model).items():
+        for leaf in kind.model_fields:
+            owners.setdefault(leaf, []).append(group)
+    return {leaf: groups[0] for leaf, groups in owners.items() if len(groups) == 1 and leaf not in model.model_fields}
+
+
+def grouped(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with every setting in its group and the group's other settings as the config's default has them.
+
+    So `learning_rate=1e-4` is `optim={"learning_rate": 1e-4}`, and neither resets the recipe's own warm-up.
+    """
+    leaves, sorted_out = leaf_groups(model), dict(values)
+    given: dict[str, dict[str, Any]] = {}
+    for leaf in [name for name in sorted_out if name in leaves]:
+        given.setdefault(leaves[leaf], {})[leaf] = sorted_out.pop(leaf)
+    for group, kind in groups_of(model).items():
+        inner = sorted_out.get(group, {})
+        if isinstance(inner, kind):
+            inner = inner.model_dump() if group in given else None
+        if isinstance(inner, Mapping) and (inner or group in given):
+            field = model.model_fields[group]
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            both = {**inner, **given.get(group, {})}
+            sorted_out[group] = both if default is None else kind.over(default, both)
+    return sorted_out
+
 
 def closest(word: str, known: Iterable[str]) -> str:
     """`did you mean …` for a word that is not known, or the list of what is.
@@ -58,7 +99,8 @@ def decode(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
                 message = item["msg"].removeprefix("Value error, ")
                 value = "" if item["type"] == "value_error" and not path else f" (got {item['input']!r})"
                 problems.append(f"{path}: {message}{value}" if path else message)
-        hint = "; ".join(dict.fromkeys(hints)) or "`mojiang explain GROUP.RECIPE` lists every setting"
+        name = getattr(model, "recipe", "GROUP.RECIPE")
+        hint = "; ".join(dict.fromkeys(hints)) or f"`mojiang explain {name}` lists every setting"
         raise BadUsage(f"{where}: " + "; ".join(problems), hint=hint) from None
 
 
@@ -70,7 +112,7 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> Iterable[
         if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
             return ()
         model = nested
-    return model.model_fields
+    return [*model.model_fields, *leaf_groups(model)]
 
 
 class _Loader(yaml.SafeLoader):

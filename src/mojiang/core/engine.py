@@ -27,10 +27,20 @@ class Engine(Protocol):
         """Results in the order of the items; only a few items are in memory at a time."""
         ...
 
+    def rest(self) -> None:
+        """Let go of what workers hold; the next work starts them again."""
+        ...
+
 
 def cpu_count() -> int:
     """Cores this process may use (a container's limit counts, hyper-threads do too)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count() -> int:
+    """Threads for numerical work: all cores this process may use, or fewer where `OMP_NUM_THREADS` says so."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return min(cpu_count(), int(asked)) if asked.isdigit() and int(asked) > 0 else cpu_count()
 
 
 class LocalEngine:
@@ -74,6 +84,10 @@ class LocalEngine:
         finally:
             for future in pending:
                 future.cancel()
+
+    def rest(self) -> None:
+        """End the workers, and with them what they remember: tokenizers, tables, dictionaries."""
+        self.close()
 
     def close(self) -> None:
         """End the workers."""

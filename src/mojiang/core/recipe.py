@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin
 
+from pydantic import model_validator
+
 from mojiang.core.artifact import Kind
-from mojiang.core.config import Config, digest
+from mojiang.core.config import Config, digest, grouped
 
 if TYPE_CHECKING:
     from mojiang.core.run import Run
@@ -41,6 +43,11 @@ class Recipe(Config):
     """Raise it when the same config would now give another result."""
     stochastic: ClassVar[bool] = False
     """True when the result depends on the seed, which then is part of the fingerprint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grouped(cls, values: Any) -> Any:
+        return grouped(cls, values) if isinstance(values, dict) else values
 
     def run(self, run: Run) -> Metrics:
         """Write the artifact's files below `run.out`; return its metrics."""

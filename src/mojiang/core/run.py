@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
@@ -20,7 +21,7 @@ from mojiang.core.artifact import NAME, Artifact, Manifest, software_versions
 from mojiang.core.engine import Engine, LocalEngine
 from mojiang.core.errors import BadUsage, Interrupted, MojiangError, RunFailed
 from mojiang.core.events import Event, EventLog, Listener
-from mojiang.core.files import explained_os_errors, remove_tree
+from mojiang.core.files import atomic_write, explained_os_errors, remove_tree
 from mojiang.core.recipe import Recipe
 from mojiang.core.store import Store, now
 
@@ -34,6 +35,10 @@ class Circumstance:
     listeners: tuple[Listener, ...] = ()
     parent: str = ""
     """Run id of the pipeline this run is a step of."""
+    profile: int = 0
+    """Training steps to profile; 0 for none."""
+    rehearsal: bool = False
+    """Come as far as the first step of training, and say what training is going to take."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +52,28 @@ class Outcome:
     seconds: float
 
 
+class Followed(Exception):
+    """What was to be done by all ranks is done; raised in all but the first."""
+
+
 class Run:
     """The context of one execution: inputs, paths, device, seed, engine, and a voice."""
 
     def __init__(
         self, id: str, recipe: Recipe, store: Store, inputs: dict[str, list[Artifact]], seed: int,
-        circumstance: Circumstance, fingerprint: str,
+        circumstance: Circumstance, fingerprint: str, events: EventLog | None = None,
     ) -> None:  # fmt: skip
         self.id, self.recipe, self.store, self.seed = id, recipe, store, seed
-        self.engine = circumstance.engine
+        self.circumstance, self.engine = circumstance, circumstance.engine
         self._device, self.parent = circumstance.device, circumstance.parent
         self.scratch = store.workspace / "scratch" / fingerprint
         self.scratch.mkdir(exist_ok=True)
-        self.out = store.workspace / "tmp" / f"{id}-{os.getpid()}"
+        # Ranks on several machines may have the same process id.
+        self.out = store.workspace / "tmp" / (f"{id}-{os.getpid()}" + (f"-{rank()}" if rank() else ""))
         remove_tree(self.out)
         self.out.mkdir()
-        self.events = EventLog(store.events_path(id), id, circumstance.listeners)
+        path = Path(os.devnull) if rank() else store.events_path(id)  # only the first rank speaks
+        self.events = events or EventLog(path, id, circumstance.listeners)
         self._inputs = inputs
         self._stop = threading.Event()
 
@@ -81,6 +92,11 @@ class Run:
     def inputs(self, field: str) -> list[Artifact]:
         """The artifacts given for a field that takes several (or none)."""
         return self._inputs.get(field, [])
+
+    def announce_ready(self) -> None:
+        """Tell the other ranks of this attempt that what was prepared is in the scratch folder."""
+        if rank() == 0:
+            atomic_write(self.scratch / ready_name(), self.id)
 
     def log(self, text: str) -> None:
         """Say something worth reading later."""
@@ -124,6 +140,8 @@ def resolve_device(device: str) -> str:
     import torch
 
     if torch.cuda.is_available():
+        if "LOCAL_RANK" in os.environ:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # "cuda" is this rank's own from now on
         return "cuda"
     if device == "cuda":
         raise BadUsage("--device cuda, and PyTorch sees no CUDA device", hint="`mojiang doctor` says what is missing")
@@ -153,6 +171,8 @@ def execute(
     inputs = resolve_inputs(recipe, store)
     parents = {field: [artifact.fingerprint for artifact in artifacts] for field, artifacts in inputs.items()}
     fingerprint = recipe.fingerprint(parents, seed)
+    if rank() > 0:
+        return _follow(recipe, store, inputs, fingerprint, seed, circumstance)
     with _making(store, fingerprint, circumstance):
         existing = store.by_fingerprint(fingerprint)
         if existing is not None:
@@ -168,6 +188,63 @@ def execute(
         id = store.start_run(fingerprint, recipe.recipe, name, config, seed, circumstance.parent)
         artifact = _make(Run(id, recipe, store, inputs, seed, circumstance, fingerprint), name, parents, fingerprint)
         return Outcome(artifact, id, False, time.monotonic() - started)
+
+
+def rehearse(run: Run, recipe: Recipe) -> None:
+    """Run a recipe within `run` for what it prepares, and commit nothing.
+
+    It works in the scratch folder of the run that is rehearsed, which finds there what is ready.
+    """
+    inputs = resolve_inputs(recipe, run.store)
+    parents = {field: [artifact.fingerprint for artifact in artifacts] for field, artifacts in inputs.items()}
+    fingerprint = recipe.fingerprint(parents, run.seed)
+    here = replace(run.circumstance, parent=run.id, rehearsal=True)
+    with _making(run.store, fingerprint, here):
+        id = f"{run.id}-rehearsal"
+        rehearsal = Run(id, recipe, run.store, inputs, run.seed, here, fingerprint, run.events)
+        rehearsal._stop = run._stop
+        try:
+            recipe.run(rehearsal)
+        finally:
+            remove_tree(rehearsal.out)
+            if run.store.by_fingerprint(fingerprint):  # made before: nobody will look for the scratch
+                remove_tree(rehearsal.scratch)
+
+
+def rank() -> int:
+    """This process's number among those that torchrun or Slurm started; 0 when it is alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def ready_name() -> str:
+    """A file in the scratch folder that exists once the first rank of this attempt has prepared everything."""
+    attempt = (
+        os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+    )
+    return "ready-" + "-".join(attempt)
+
+
+def _follow(
+    recipe: Recipe, store: Store, inputs: dict[str, list[Artifact]], fingerprint: str, seed: int,
+    circumstance: Circumstance,
+) -> Outcome:  # fmt: skip
+    """What every rank but the first does: compute with it, write nothing, and find the artifact it commits."""
+    started = time.monotonic()
+    ready = store.workspace / "scratch" / fingerprint / ready_name()
+    while (existing := store.by_fingerprint(fingerprint)) is None and not ready.exists():
+        time.sleep(0.05)
+    if existing is None:
+        silent = replace(circumstance, listeners=())
+        run = Run(ready.read_text(), recipe, store, inputs, seed, silent, fingerprint)
+        try:
+            with stop_signals(run.request_stop), contextlib.suppress(Followed):
+                recipe.run(run)
+        finally:
+            run.events.close()
+            remove_tree(run.out)
+        while (existing := store.by_fingerprint(fingerprint)) is None:
+            time.sleep(0.05)
+    return Outcome(existing, existing.manifest.run, True, time.monotonic() - started)
 
 
 def _like(original: Any, refs: list[str]) -> Any:

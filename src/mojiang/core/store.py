@@ -350,7 +350,7 @@ class Store:
             query = sa.select(RUNS.c.id).where(RUNS.c.fingerprint == fingerprint, unfinished)
             run = connection.execute(query.order_by(RUNS.c.started.desc()).limit(1)).scalar()
             if run is None:
-                run = f"{datetime.datetime.now(datetime.UTC):%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+                run = f"{datetime.datetime.now(datetime.UTC):%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}"
                 values = {"recipe": recipe, "name": name, "config": config, "seed": seed, "started": now()}
                 values |= {"id": run, "fingerprint": fingerprint, "status": "running", "parent": parent or None}
                 connection.execute(RUNS.insert().values(**values, **where))

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from mojiang.core.artifact import Artifact
+from mojiang.core.errors import BadInput
 from mojiang.core.report import Finding, Report, Table
-from mojiang.data._documents import ShardWriter, read_shards, shard_paths
+from mojiang.data._documents import ShardWriter, read_shards
 
 DROPS_SCHEMA: Final = pa.schema(
     [
@@ -30,6 +33,9 @@ DROPS_SCHEMA: Final = pa.schema(
     ]
 )
 COMPOSITION: Final = ("language", "format", "licence")
+_BESIDE: Final = ("drops-", "matches-", "origins-", "pages-", "pii-", "clusters-")  # tables about rows, not rows
+EXAMPLES_SHOWN: Final = 3  # of each change, in the report
+_AROUND: Final = 20  # characters shown before and after what changed
 _LARGEST_GROUPS: Final = 40  # rows of a composition table; the tail is summed up in one more
 
 
@@ -69,6 +75,56 @@ class Tally:
         self.bytes += size
 
 
+class Changes(Counter[str]):
+    """What a step did to texts: how often each change was made, and a few places where it was, before and after."""
+
+    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+        super().__init__(counts or {})
+        self.document = ""  # path of the document at hand
+        self.examples: dict[str, list[tuple[str, str, str]]] = {}
+
+    def note(self, change: str, before: str = "", after: str = "", count: int = 1) -> None:
+        """Count a change; the first few are kept as examples: (document, before, after)."""
+        self[change] += count
+        shown = self.examples.setdefault(change, [])
+        if before != after and len(shown) < EXAMPLES_SHOWN:
+            shown.append((self.document, *excerpt(before, after)))
+
+    def absorb(self, other: Counter[str]) -> None:
+        """Add the counts of another, and its examples where there is room."""
+        self.update(other)
+        for change, found in getattr(other, "examples", {}).items():
+            shown = self.examples.setdefault(change, [])
+            shown.extend(found[: EXAMPLES_SHOWN - len(shown)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A Counter pickles its counts alone; workers send the examples back too.
+        return _changes, (dict(self), self.examples)
+
+
+def _changes(counts: dict[str, int], examples: dict[str, list[tuple[str, str, str]]]) -> Changes:
+    made = Changes(counts)
+    made.examples = examples
+    return made
+
+
+def excerpt(before: str, after: str) -> tuple[str, str]:
+    """The first place where two texts differ, with a little of what is around it; what cannot be seen is escaped.
+
+    >>> excerpt("one\\r\\ntwo", "one\\ntwo")
+    ('one\\\\r\\\\ntwo', 'one\\\\ntwo')
+    """
+    start = len(commonprefix([before, after]))
+    end = len(commonprefix([before[start:][::-1], after[start:][::-1]]))
+    return _visible(before, start, len(before) - end), _visible(after, start, len(after) - end)
+
+
+def _visible(text: str, start: int, end: int) -> str:
+    low, high = max(0, start - _AROUND), min(len(text), end + _AROUND, start + 6 * _AROUND)
+    part = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[low:high])
+    return "…" * (low > 0) + part + "…" * (high < len(text))
+
+
 @dataclass
 class Accounting:
     """Counts of one step. Use it as a context manager around the step; `finish` closes the books.
@@ -83,7 +139,7 @@ class Accounting:
     documents: Tally = field(default_factory=Tally)
     kept: Tally = field(default_factory=Tally)
     dropped: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
-    changes: Counter[str] = field(default_factory=Counter)
+    changes: Changes = field(default_factory=Changes)
     composition: dict[str, dict[str, Tally]] = field(
         default_factory=lambda: {name: defaultdict(Tally) for name in COMPOSITION}
     )
@@ -111,8 +167,12 @@ class Accounting:
 
     def keep_batch(self, batch: pa.RecordBatch) -> None:
         """The documents of a batch stay."""
-        for row in batch.select(["bytes", *COMPOSITION]).to_pylist():
-            self.keep(row)
+        self.kept.add(int(pc.sum(batch.column("bytes")).as_py() or 0), batch.num_rows)
+        table = pa.Table.from_batches([batch.select(["bytes", *COMPOSITION])])
+        for name, groups in self.composition.items():
+            grouped = table.group_by(name, use_threads=False).aggregate([("bytes", "sum"), ("bytes", "count")])
+            for row in grouped.to_pylist():
+                groups[row[name]].add(row["bytes_sum"], row["bytes_count"])
 
     def drop(self, drop: Drop) -> None:
         """A document that goes; it must have been `saw` too."""
@@ -120,6 +180,24 @@ class Accounting:
         self._drops.add(
             {"id": drop.id, "path": drop.path, "reason": drop.reason, "detail": drop.detail[:500], "bytes": drop.bytes}
         )
+
+    def tallies(self) -> dict[str, Any]:
+        """The counts so far, to be added to other books."""
+        names = ("documents", "kept", "dropped", "changes", "composition", "findings")
+        return {name: getattr(self, name) for name in names}
+
+    def absorb(self, tallies: Mapping[str, Any], folder: Path) -> None:
+        """Add the counts of other books, and the drops that they wrote to `folder`."""
+        for ours, theirs in ((self.documents, tallies["documents"]), (self.kept, tallies["kept"])):
+            ours.add(theirs.bytes, theirs.documents)
+        groups = {"dropped": (self.dropped, tallies["dropped"])}
+        groups |= {name: (self.composition[name], tallies["composition"][name]) for name in COMPOSITION}
+        for ours_by, theirs_by in groups.values():
+            for key, tally in theirs_by.items():
+                ours_by[key].add(tally.bytes, tally.documents)
+        self.changes.absorb(tallies["changes"])
+        self.findings += tallies["findings"]
+        self._drops.adopt(folder)
 
     def scalars(self) -> dict[str, int]:
         """The totals."""
@@ -150,6 +228,11 @@ class Accounting:
             _table("dropped by reason", "reason", self.dropped),
             *(_table(f"kept by {name}", name, groups) for name, groups in self.composition.items()),
             Table(title="changes", columns=["change", "count"], rows=[[k, v] for k, v in sorted(self.changes.items())]),
+            Table(
+                title="changes, before and after",
+                columns=["change", "document", "before", "after"],
+                rows=[[name, *shown] for name, found in sorted(self.changes.examples.items()) for shown in found],
+            ),
             *tables,
         ]
         said = verdict or (
@@ -161,6 +244,16 @@ class Accounting:
             findings=self.findings, verdict=said,
         ).save(self.folder)  # fmt: skip
         return dict(totals)
+
+    def refuse_nothing(self, hint: str) -> None:
+        """An empty corpus is found here, and not by whoever reads it next.
+
+        Raises:
+            BadInput: no document was kept.
+        """
+        if not self.kept.documents:
+            reasons = ", ".join(f"{tally.documents:,} {reason}" for reason, tally in self.dropped.items())
+            raise BadInput(f"nothing is left of the corpus: {reasons or 'it was empty'}", hint=hint)
 
     def find(self, level: Literal["info", "warning", "error"], text: str) -> None:
         """Add a sentence the reader should not miss."""
@@ -216,10 +309,10 @@ def _drops(artifact: Artifact, document: str) -> list[dict[str, Any]]:
 
 
 def _kept(artifact: Artifact, document: str) -> list[dict[str, Any]]:
-    if not any(artifact.path.rglob("documents-*.parquet")):
-        return []
     rows = []
-    for shard in shard_paths(artifact.path):
+    for shard in sorted(artifact.path.rglob("*-[0-9]*.parquet")):
+        if shard.name.startswith(_BESIDE) or not {"id", "path"} <= set(pq.read_schema(shard).names):
+            continue  # what was dropped, or conversations, which are mined from documents and have no path
         where = shard.parent.name if shard.parent != artifact.path else ""
         for batch in read_shards([shard], columns=["id", "path"]):
             rows += [{**row, "where": where} for row in _matching(batch, document)]

@@ -9,17 +9,21 @@ another encoding for it would turn every good character into mojibake.
 from __future__ import annotations
 
 import codecs
+import gzip
 import re
 import threading
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 import charset_normalizer
+import zstandard
 
 from mojiang.data._language import identify
 
+DAMAGED: Final = (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)  # of a compressed file
 EVIDENCE_BYTES: Final = 1 << 20  # enough to be sure; bounded so that a huge file is not read twice
 BLOCK_BYTES: Final = 1 << 20
 
@@ -53,7 +57,24 @@ _LEGACY: Final = (
     "iso8859_15", "koi8_r", "koi8_u", "mac_roman", "big5", "big5hkscs", "shift_jis", "cp932", "euc_jp", "iso2022_jp",
     "euc_kr", "cp949", "gb18030", "cp437", "cp866", "tis_620",
 )  # fmt: skip
+_EAST: Final = frozenset((
+    "gb18030", "gbk", "gb2312", "hz", "big5", "big5hkscs", "cp950", "euc_jp", "shift_jis", "cp932", "euc_jis_2004",
+    "euc_jisx0213", "shift_jisx0213", "iso2022_jp", "euc_kr", "cp949", "johab",
+))  # fmt: skip
+# Syllables that no Korean text of a few sentences is without.
+_COMMON_HANGUL: Final = frozenset(
+    "이다는에의가을하고를은한로서지사기아도그자어나리인시대있정일수해부전으과들보제것안게라여장주"
+)
+_ACCENTS: Final = frozenset("àáâãäåæçèéêëìíîïñòóôõöøùúûüœßÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒ")
+_TYPOGRAPHY: Final = frozenset("“”‘’„–—…«»¿¡°§€£·ºª©®\u00a0•")
+_PLAIN: Final = re.compile("[a-zA-Z]")
+_HIGH: Final = re.compile(rb"[\x80-\xff]")
+_JUDGED_BYTES: Final = 256 * 1024
 _WESTERN: Final = frozenset(("ca", "da", "de", "en", "es", "fi", "fr", "is", "it", "nl", "no", "pt", "sv"))
+_NO_CHARSETS: Final = frozenset((
+    "idna", "punycode", "raw-unicode-escape", "raw_unicode_escape", "undefined", "unicode-escape", "unicode_escape",
+    "unicode_internal", "utf-7", "utf_7", "mbcs", "oem",
+))  # fmt: skip
 _TEXT_CONTROLS: Final = frozenset(b"\t\n\r\f\x1b\x08")
 
 
@@ -118,21 +139,25 @@ def read_evidence(stream: BinaryIO) -> tuple[bytes, bool]:
     That is its first MiB, and, where this is all ASCII, also the first stretch that is not.
     """
     head = block = stream.read(EVIDENCE_BYTES)
-    following = stream.read(BLOCK_BYTES)
-    if not following:
-        return head, True
-    while block and block.isascii():
-        block, following = following, stream.read(BLOCK_BYTES)
+    try:
+        following = stream.read(BLOCK_BYTES)
+        if not following:
+            return head, True
+        while block and block.isascii():
+            block, following = following, stream.read(BLOCK_BYTES)
+    except DAMAGED:  # what comes before the damage is read, and then it is met again
+        pass
     return (head if block is head or not block else head[: 64 * 1024] + block), False
 
 
-def detect(data: bytes, kind: str = "txt", whole: bool = True) -> Encoding:
+def detect(data: bytes, kind: str = "txt", whole: bool = True, declared: str = "") -> Encoding:
     """Decide the encoding of a file from its evidence.
 
     Args:
         data: what `read_evidence` returned.
         whole: that is the entire file; otherwise it may end inside a character.
         kind: "python" makes a PEP 263 cookie binding, "html" honours `<meta charset>`, anything else neither.
+        declared: the codec that a protocol named (see `named_codec`), which counts as much as one in the document.
 
     >>> detect("你好，世界。这是一个测试".encode("gb18030")).name
     'gb18030'
@@ -142,17 +167,17 @@ def detect(data: bytes, kind: str = "txt", whole: bool = True) -> Encoding:
             return Encoding(name, "byte order mark")
     if not data or data.startswith(_MAGIC):
         return Encoding("" if data else "utf-8", "signature of a binary format" if data else "empty")
-    if b"\0" in data:
+    if b"\0" in data and not _is_damaged(data, whole):
         wide = _wide(data)
         return Encoding(wide, "UTF-16 without a mark") if wide else Encoding("", "NUL bytes")
     controls = sum(data.count(bytes((c,))) for c in range(32) if c not in _TEXT_CONTROLS)
     if controls > max(8, len(data) // 100):  # a bell or two is dirt in a text, not a binary format
         return Encoding("", "control bytes")
-    return _by_content(data, kind, whole)
+    return _by_content(data, kind, whole, declared)
 
 
-def _by_content(data: bytes, kind: str, whole: bool) -> Encoding:
-    declared = _declared(data, kind)
+def _by_content(data: bytes, kind: str, whole: bool, named: str) -> Encoding:
+    declared = _declared(data, kind) or named
     if declared and kind == "python" and _decodes(data, declared, whole):
         return Encoding(declared, "PEP 263 cookie")
     if _decodes(data, "utf-8", whole):
@@ -160,17 +185,29 @@ def _by_content(data: bytes, kind: str, whole: bool) -> Encoding:
     valid, invalid = _utf8_sequences(data, whole)
     if valid >= invalid:  # text in GB 18030 or Latin-1 has six broken sequences and more for each valid one
         return Encoding("utf-8", f"UTF-8 with {invalid} broken sequences")
-    if declared and _decodes(data, declared, whole):
+    if declared and _decodes(data, declared, whole) and _plausible(data, declared):
         return Encoding(declared, "declared in the document")
-    if _looks_chinese(data):
-        return Encoding("gb18030", "Chinese in GB 18030")
+    if _is_western(data):
+        return Encoding("cp1252", "accents within words, in windows-1252")
+    east = _east_asian(data)
+    if east:
+        return Encoding(east, f"the characters people write, in {east}")
     guessed = _guess(data)
     if guessed:
         return Encoding(guessed, "statistics (charset-normalizer)")
+    if declared and _decodes(data, declared, whole):
+        return Encoding(declared, "declared in the document")
     high = sum(data.count(bytes((c,))) for c in range(128, 256))
     if high > 0.3 * len(data) and not valid:
         return Encoding("", "no encoding fits")
     return Encoding("utf-8", f"UTF-8 with {invalid} broken sequences")
+
+
+def _is_damaged(data: bytes, whole: bool) -> bool:
+    """Whether the NULs in it are dirt in a text: a few, where everything else is UTF-8 (and UTF-16 is not)."""
+    count = data.count(b"\0")
+    few = count <= 4 or count * 1000 <= len(data)
+    return few and count * 10 <= len(data) and _decodes(data, "utf-8", whole)
 
 
 def _decodes(data: bytes, encoding: str, whole: bool) -> bool:
@@ -210,17 +247,28 @@ def _declared(data: bytes, kind: str) -> str:
         return ""
     if found is None:
         return ""
-    label = found[1].decode("ascii", "replace").lower()
+    return named_codec(found[1].decode("ascii", "replace"), kind == "html")
+
+
+def named_codec(label: str, html: bool = True) -> str:
+    """The Python codec that a declared charset means, or "" for none that is known.
+
+    >>> named_codec("GB2312"), named_codec("latin1"), named_codec("x-unknown")
+    ('gb18030', 'cp1252', '')
+    """
+    label = label.strip().lower()
     # The WHATWG rule: what calls itself gb2312 or gbk is read as their superset. And what declares itself in ASCII
     # cannot be in UTF-16.
     label = {"gb2312": "gb18030", "gbk": "gb18030", "x-gbk": "gb18030"}.get(label, label)
-    if kind == "html" and label in ("iso-8859-1", "latin1", "ascii", "us-ascii"):
+    if html and label in ("iso-8859-1", "latin1", "ascii", "us-ascii"):
         label = "cp1252"
     try:
-        name = codecs.lookup(label).name
-    except LookupError:
+        found = codecs.lookup(label)
+    except (LookupError, ValueError):  # a name with a NUL in it
         return ""
-    return "" if name.startswith(("utf-16", "utf-32")) else name
+    # Python also calls zlib, rot13 and unicode_escape codecs: none is the charset of a document.
+    is_charset = found._is_text_encoding and found.name not in _NO_CHARSETS
+    return "" if not is_charset or found.name.startswith(("utf-16", "utf-32")) else found.name
 
 
 def _utf8_sequences(data: bytes, whole: bool) -> tuple[int, int]:
@@ -230,13 +278,39 @@ def _utf8_sequences(data: bytes, whole: bool) -> tuple[int, int]:
     return sum(not c.isascii() for c in text) - decoder.broken, decoder.broken
 
 
-def _looks_chinese(data: bytes) -> bool:
-    """Valid GB 18030 whose characters are those Chinese is written with; EUC-KR, Big5 and Shift-JIS fail the second."""
-    try:
-        text = codecs.getincrementaldecoder("gb18030")("strict").decode(data, False)
-    except UnicodeError:
-        return False
-    wide = [c for c in text if not c.isascii()]
+def _tolerant(data: bytes, codec: str) -> str:
+    """The text if the bytes are in `codec` but for one character in a hundred, else "".
+
+    A page with one damaged byte is still in its encoding.
+    """
+    first = _HIGH.search(data)
+    start = max(0, first.start() - 1) if first else 0
+    decoder = Decoder(codec)
+    text = decoder.decode(data[start : start + _JUDGED_BYTES])
+    wide = sum(not c.isascii() for c in text)
+    return text if decoder.broken <= wide // 100 else ""
+
+
+def _east_asian(data: bytes) -> str:
+    """The codec of Chinese, Japanese or Korean text, or ""; each must give what that language is written with."""
+    tests = (
+        ("gb18030", _is_chinese), ("cp949", _is_korean), ("euc_jp", _is_japanese), ("cp932", _is_japanese),
+        ("big5", _is_traditional), ("big5hkscs", _is_traditional),
+    )  # fmt: skip
+    for codec, usual in tests:
+        text = _tolerant(data, codec)
+        if text and usual(text):
+            return codec
+    return ""
+
+
+def _wide_characters(text: str) -> list[str]:
+    return [c for c in text if not c.isascii() and c != "\ufffd"]
+
+
+def _is_chinese(text: str) -> bool:
+    """Written with the characters Chinese is written with; EUC-KR, Big5 and Shift-JIS misread as GB 18030 are not."""
+    wide = _wide_characters(text)
     if not wide or sum(bool(_CJK_OR_PUNCTUATION.match(c)) for c in wide) < 0.9 * len(wide):
         return False
     common = sum(c in _COMMON_HAN for c in wide) / len(wide)
@@ -245,6 +319,64 @@ def _looks_chinese(data: bytes) -> bool:
     # Level 1 of GB 2312 holds the 3755 characters of everyday use; accented Latin falls outside it when misread.
     leads = [c.encode("gb18030")[0] for c in wide]
     return sum(0xB0 <= lead <= 0xD7 or 0xA1 <= lead <= 0xA3 for lead in leads) >= 0.8 * len(wide)
+
+
+def _is_traditional(text: str) -> bool:
+    return len(_wide_characters(text)) >= 12 and _is_chinese(text)
+
+
+def _is_korean(text: str) -> bool:
+    """Hangul, hardly a Chinese character among it, and the syllables that sentences are made of."""
+    letters = [c for c in text if c.isalpha() and not c.isascii()]
+    hangul = [c for c in letters if "\uac00" <= c <= "\ud7a3"]
+    common = sum(c in _COMMON_HANGUL for c in hangul)
+    return len(letters) >= 8 and len(hangul) >= 0.8 * len(letters) and common >= 0.15 * len(hangul)
+
+
+def _is_japanese(text: str) -> bool:
+    """Kana among the characters, most of them hiragana or full-width katakana."""
+    letters = [c for c in text if c.isalpha() and not c.isascii()]
+    kana = sum("\u3041" <= c <= "\u30ff" for c in letters)
+    half = sum("\uff66" <= c <= "\uff9d" for c in letters)  # any stray byte is a half-width kana of Shift-JIS
+    return len(letters) >= 8 and kana >= 0.25 * len(letters) and half <= 0.1 * len(letters)
+
+
+def _is_western(data: bytes) -> bool:
+    """Windows-1252: accented letters beside plain ones, and the punctuation of word processors, hardly anything else.
+
+    The code pages of other Latin alphabets fail: what they have at these places is no letter, or stands alone, here.
+    """
+    text = _tolerant(data, "cp1252")
+    wide = [i for i, c in enumerate(text) if not c.isascii()]
+    letters = sum(c.isalpha() for c in text)
+    if len(wide) < 2 or len(wide) > 0.4 * letters:
+        return False
+    accents = [i for i in wide if text[i] in _ACCENTS]
+    beside = sum(
+        _PLAIN.match(text[i - 1 : i]) is not None or _PLAIN.match(text[i + 1 : i + 2]) is not None for i in accents
+    )
+    marks = sum(text[i] in _TYPOGRAPHY for i in wide)
+    return bool(accents or marks >= 3) and beside + marks >= 0.97 * len(wide) and beside >= 0.9 * len(accents)
+
+
+def _plausible(data: bytes, declared: str) -> bool:
+    """Whether it reads like text as declared: servers say Latin-1 of everything, and that always decodes."""
+    text = _tolerant(data, declared)
+    letters = [c for c in text if c.isalpha()]
+    wide = [c for c in letters if not c.isascii()]
+    if len(wide) < 12:
+        return declared not in _EAST or not _is_western(data)
+    if declared in _EAST:
+        # Kana lie at the same places in EUC-JP and GB 18030: text must be of the language its encoding is for.
+        japanese, korean = "jp" in declared or "jis" in declared, declared in ("euc_kr", "cp949", "johab")
+        return (_is_japanese if japanese else _is_korean if korean else _is_chinese)(text)
+    if _east_asian(data):
+        return False
+    cyrillic = sum("\u0400" <= c <= "\u04ff" for c in wide)
+    if cyrillic > 0.5 * len(wide):
+        return sum(c.islower() for c in wide) > 0.5 * len(wide)  # KOI8 read as windows-1251 shouts, and vice versa
+    latin = sum(ord(c) < 0x250 for c in wide)
+    return latin < 0.5 * len(wide) or len(wide) < 0.4 * len(letters)
 
 
 def _guess(data: bytes) -> str:

@@ -7,7 +7,7 @@ over in silence. Memory is bounded by a few times `max_document_bytes` plus `rec
 from __future__ import annotations
 
 import csv
-import gzip
+import hashlib
 import io
 import json
 import re
@@ -15,12 +15,18 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final, TypeVar
 
 import zstandard
 
-from mojiang.data._encoding import Decoder, decode_stream, detect, read_evidence
+from mojiang.data._encoding import DAMAGED, Decoder, decode_stream, detect, read_evidence
+from mojiang.data._html import Page, html_page
+from mojiang.data._packed import COMPRESSED, Bomb, open_packed
+
+Item = TypeVar("Item")
+Unwrap = Callable[[str, Any], Iterator[tuple[str, Any]]]
 
 # Extension → (format, language). Prose gets its language from the text; source code is in its programming language.
 _CODE: Final = {
@@ -36,14 +42,15 @@ _CODE: Final = {
 }  # fmt: skip
 _FORMATS: Final = {
     "markdown": "md markdown mdx", "rst": "rst", "html": "html htm xhtml", "json": "json ipynb", "csv": "csv tsv",
-    "jsonl": "jsonl ndjson", "parquet": "parquet",
+    "jsonl": "jsonl ndjson", "parquet": "parquet", "pdf": "pdf", "docx": "docx docm", "mail": "eml mbox",
+    "warc": "warc wet",
 }  # fmt: skip
 _BY_EXTENSION: Final[dict[str, tuple[str, str | None]]] = {
     **{ext: ("code", language) for language, exts in _CODE.items() for ext in exts.split()},
     **{ext: (name, None) for name, exts in _FORMATS.items() for ext in exts.split()},
 }
 _BY_NAME: Final = {"makefile": "makefile", "dockerfile": "dockerfile", "rakefile": "ruby", "cmakelists.txt": "cmake"}
-_COMPRESSED: Final = (".gz", ".zst")
+_CONTAINERS: Final = ("pdf", "docx", "mail", "warc")
 _SHELLS: Final = {"sh": "shell", "bash": "shell", "zsh": "shell", "node": "javascript"}
 _SHEBANG: Final = re.compile(r"#!.*?\b(python|bash|sh|zsh|perl|ruby|node)")
 _HTML_BYTES: Final = 32 * 2**20  # an HTML tree takes about ten times its source
@@ -57,6 +64,8 @@ class Options:
     max_prose_bytes: int = 1_000_000
     text_fields: tuple[str, ...] = ("text",)
     record_bytes: int = 16 * 2**20
+    whole_pages: bool = False
+    """Leave the boilerplate in HTML pages."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,9 @@ class Piece:
     format: str
     language: str | None
     licence: str | None = None
+    origin: str = ""  # where it was, if that says more than the file's name: an address, a Message-ID
+    time: str = ""  # ISO 8601; when it was written or fetched, if that is known better than by the file
+    sha256: str = ""  # of what it was read from, if that is not the whole file
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,7 @@ class Skip:
     detail: str
     bytes: int
     part: str = ""
+    origin: str = ""
 
 
 @dataclass
@@ -86,6 +99,12 @@ class Notes:
 
     counts: Counter[str] = field(default_factory=Counter)
     encodings: Counter[str] = field(default_factory=Counter)
+
+    def saw_page(self, page: Page) -> None:
+        """Count what an HTML page lost on its way to text."""
+        self.counts["HTML pages without their boilerplate"] += page.removed > 0
+        self.counts["characters of boilerplate left out"] += page.removed
+        self.counts["HTML pages nested too deeply, of which only the tags were left out"] += page.flat
 
     def __iadd__(self, other: Notes) -> Notes:
         self.counts += other.counts
@@ -100,7 +119,7 @@ def kind_of(name: str) -> tuple[str, str | None, str]:
     (('code', 'java', ''), ('jsonl', None, '.zst'), ('txt', None, ''))
     """
     base = name.rpartition("/")[2].lower()
-    suffix = next((s for s in _COMPRESSED if base.endswith(s)), "")
+    suffix = next((s for s in COMPRESSED if base.endswith(s)), "")
     base = base.removesuffix(suffix)
     if base in _BY_NAME:
         return "code", _BY_NAME[base], suffix
@@ -119,26 +138,101 @@ def read_file(path: Path, name: str, size: int, options: Options, notes: Notes) 
         notes: counts of repaired damage are added here.
     """
     format, language, suffix = kind_of(name)
+    if format == "parquet":
+        pieces = (
+            _parquet(path, size, options, notes) if not suffix else iter([Skip("compressed-parquet", suffix, size)])
+        )
+        yield from _readable(pieces, size)
+        return
+    if format == "txt" and _is_mail(path, suffix):
+        format = "mail"
+    if format in _CONTAINERS:
+        yield from _readable(_contained(path, format, suffix, size, options, notes), size)
+        return
+    if name.endswith(".svg"):
+        yield Skip("binary", "an image", size)
+        return
+
+    def texts(blocks: Iterator[str]) -> Iterator[Piece | Skip]:
+        return _texts(blocks, format, language, size, options, notes)
+
+    yield from read_decoded(path, name, size, notes, texts)
+
+
+def _is_mail(path: Path, suffix: str) -> bool:
+    from mojiang.data._mail import looks_like_mail
+
     try:
-        if format == "parquet":
-            yield from _parquet(path, size, options) if not suffix else [Skip("compressed-parquet", suffix, size)]
-            return
-        with _open(path, suffix) as stream:
-            data, whole = read_evidence(stream)
-        found = detect(data, "python" if language == "python" else format, whole)
-        if not found.is_text or name.endswith(".svg"):
-            yield Skip("binary", found.evidence if not found.is_text else "an image", size)
-            return
-        notes.encodings[found.name] += 1
-        decoder = Decoder(found.name)
-        with io.BytesIO(data) if whole else _open(path, suffix) as stream:
-            blocks = decode_stream(stream, decoder)
-            yield from _texts(blocks, format, language, size, options, notes)
-        if decoder.broken:
-            notes.counts["broken characters replaced by U+FFFD"] += decoder.broken
-            notes.counts["files with broken characters"] += 1
+        with open_packed(path, suffix) as stream:
+            return looks_like_mail(stream.read(16384))
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+        return False  # reading the file will say why
+
+
+def _contained(
+    path: Path, format: str, suffix: str, size: int, options: Options, notes: Notes
+) -> Iterator[Piece | Skip]:
+    """The documents of a file that is no stream of characters."""
+    from mojiang.data import _docx, _mail, _pdf, _warc
+
+    if format in ("pdf", "docx"):
+        read = _pdf.read_pdf if format == "pdf" else _docx.read_docx
+        yield from read(path, size, options, notes, partial(open_packed, suffix=suffix) if suffix else None)
+        return
+    with open_packed(path, suffix) as stream:
+        yield from (_mail.read_mail if format == "mail" else _warc.read_warc)(stream, size, options, notes)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_decoded(
+    path: Path, name: str, size: int, notes: Notes, read: Callable[[Iterator[str]], Iterator[Item]]
+) -> Iterator[Item | Skip]:
+    """What `read` makes of the decoded blocks of a file, and a `Skip` where it is no text or cannot be read on."""
+    return _readable(_decoded(path, name, size, notes, read), size)
+
+
+def _decoded(
+    path: Path, name: str, size: int, notes: Notes, read: Callable[[Iterator[str]], Iterator[Item]]
+) -> Iterator[Item | Skip]:
+    format, language, suffix = kind_of(name)
+    with open_packed(path, suffix) as stream:
+        data, whole = read_evidence(stream)
+    found = detect(data, "python" if language == "python" else format, whole)
+    if not found.is_text:
+        yield Skip("binary", found.evidence, size)
+        return
+    notes.encodings[found.name] += 1
+    decoder = Decoder(found.name)
+    damage: list[Exception] = []
+    with io.BytesIO(data) if whole else open_packed(path, suffix) as stream:
+        yield from read(_until_damage(decode_stream(stream, decoder), damage))
+    if decoder.broken:
+        notes.counts["broken characters replaced by U+FFFD"] += decoder.broken
+        notes.counts["files with broken characters"] += 1
+    if damage:
+        raise damage[0]
+
+
+def _until_damage(blocks: Iterator[str], damage: list[Exception]) -> Iterator[str]:
+    """The blocks before the place where a compressed file is damaged, so that what is whole before it is not lost."""
+    try:
+        yield from blocks
+    except DAMAGED as error:
+        damage.append(error)
+
+
+def _readable(items: Iterator[Item | Skip], size: int) -> Iterator[Item | Skip]:
+    """The items of a file, ended by a `Skip` when it cannot be read any further."""
+    try:
+        yield from items
     except FileNotFoundError:
         yield Skip("vanished", "the file was there when the folder was listed", size)
+    except Bomb as error:
+        yield Skip("compression-bomb", str(error), size)
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
         yield Skip("broken-compression", str(error), size)
     except OSError as error:
@@ -146,34 +240,29 @@ def read_file(path: Path, name: str, size: int, options: Options, notes: Notes) 
         yield Skip("unreadable" if error.errno else "broken-compression", error.strerror or str(error), size)
 
 
-def _open(path: Path, suffix: str) -> BinaryIO:
-    if suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if suffix == ".zst":
-        return cast(BinaryIO, zstandard.open(path, "rb"))
-    return open(path, "rb")
-
-
 def _texts(
     blocks: Iterator[str], format: str, language: str | None, size: int, options: Options, notes: Notes
 ) -> Iterator[Piece | Skip]:
     records: dict[str, Callable[[Iterator[str], Options], Iterator[tuple[str, Any] | Skip]]]
-    records = {"jsonl": _jsonl, "json": _json, "csv": _csv}
+    records = {"jsonl": jsonl_records, "json": json_records, "csv": csv_records}
     if format in records:
         for item in records[format](blocks, options):
             yield from [item] if isinstance(item, Skip) else _record(*item, format, options, notes)
         return
+    licence = None
     if format == "html":
         source = "".join(_at_most(blocks, _HTML_BYTES))
         if len(source) > _HTML_BYTES:
             yield Skip("html-too-large", f"more than {_HTML_BYTES} characters", size)
             return
-        blocks = iter([html_to_text(source)])
+        page = html_page(source, options.whole_pages)
+        notes.saw_page(page)
+        blocks, licence = iter([page.text]), page.licence
     limit = options.max_document_bytes if format == "code" else options.max_prose_bytes
     for number, (text, last) in enumerate(cut(blocks, limit, notes), 1):
         if number == 1 and format == "txt" and (found := _SHEBANG.match(text)):
             format, language = "code", _SHELLS.get(found[1], found[1])
-        yield Piece(text, "" if last and number == 1 else str(number), format, language)
+        yield Piece(text, "" if last and number == 1 else str(number), format, language, licence)
 
 
 def _at_most(blocks: Iterator[str], limit: int) -> Iterator[str]:
@@ -287,7 +376,8 @@ def bounded_lines(blocks: Iterator[str], limit: int) -> Iterator[tuple[str, int]
         yield held, left_out
 
 
-def _jsonl(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] | Skip]:
+def jsonl_records(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] | Skip]:
+    """(line number, value) of each line of JSON."""
     for number, (line, left_out) in enumerate(bounded_lines(blocks, options.record_bytes), 1):
         part, size = str(number), len(line.encode("utf-8", "surrogatepass"))
         if left_out:
@@ -299,8 +389,10 @@ def _jsonl(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] 
                 yield Skip("broken-json", f"line {number}: {error}", size, part)
 
 
-def _json(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] | Skip]:
-    """An array of records, one record, an object that wraps a list of records, or one record after another."""
+def json_records(
+    blocks: Iterator[str], options: Options, unwrap: Unwrap | None = None
+) -> Iterator[tuple[str, Any] | Skip]:
+    """(number, value) of an array of records, one record, what an object wraps, or one record after another."""
     decoder, held, at, number = json.JSONDecoder(), "", 0, 0
     between = re.compile(r"[\s,]*")
     array: bool | None = None
@@ -316,7 +408,7 @@ def _json(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] |
             try:
                 value, at = decoder.raw_decode(held, at)
                 number += 1
-                yield from _expanded(str(number), value, options.text_fields)
+                yield from _numbered(number, (unwrap or partial(_expanded, fields=options.text_fields)), value)
                 continue
             except (ValueError, RecursionError) as error:
                 too_long = len(held) - at > options.record_bytes
@@ -328,12 +420,20 @@ def _json(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] |
         elif exhausted or at < len(held):
             if array and exhausted and at >= len(held):
                 yield Skip("broken-json", f"the array is not closed after {number} records", 0, str(number + 1))
+            elif rest := len(held[at + 1 :].strip()) + sum(len(block.strip()) for block in blocks):
+                yield Skip("broken-json", f"something follows the array of {number} records", rest, str(number + 1))
             return
         # Doubling keeps the repeated attempts at one long record linear in its length.
         held, at = held[at:], 0
         more = "".join(_at_most(blocks, max(1, len(held))))
         exhausted = not more
         held += more
+
+
+def _numbered(number: int, unwrap: Unwrap, value: Any) -> Iterator[tuple[str, Any]]:
+    """What one value holds, numbered apart from what others hold: those of a later one with its own number before."""
+    for part, item in unwrap(str(number), value):
+        yield part if number == 1 or item is value else f"{number}/{part}", item
 
 
 def _expanded(part: str, value: Any, fields: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
@@ -345,7 +445,8 @@ def _expanded(part: str, value: Any, fields: tuple[str, ...]) -> Iterator[tuple[
     yield part, value
 
 
-def _csv(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] | Skip]:
+def csv_records(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] | Skip]:
+    """(line number, {column: cell}) of each row under a header; commas, tabs, semicolons or bars."""
     long_lines: list[Skip] = []
 
     def lines() -> Iterator[str]:
@@ -354,14 +455,17 @@ def _csv(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] | 
                 size = len(line) + left_out
                 long_lines.append(Skip("record-too-long", f"line of {size} characters", size, str(number)))
             else:
+                taken.append(len(line.encode("utf-8", "surrogatepass")))
                 yield line
 
+    taken: list[int] = []  # bytes of the lines that the row at hand is made of
     source = lines()
     first = next(source, "")
     delimiter = max(",\t;|", key=first.count)
     rows = csv.reader(_chain(first, source), delimiter=delimiter, strict=True)
     limit_before = csv.field_size_limit(options.record_bytes)
     header: list[str] | None = None
+    before = 0
     try:
         while True:
             try:
@@ -369,10 +473,19 @@ def _csv(blocks: Iterator[str], options: Options) -> Iterator[tuple[str, Any] | 
             except StopIteration:
                 break
             except csv.Error as error:
-                yield Skip("broken-csv", f"line {rows.line_num}: {error}", 0, str(rows.line_num))
+                where = (
+                    f"line {rows.line_num}" if rows.line_num == before + 1 else f"lines {before + 1}-{rows.line_num}"
+                )
+                yield Skip("broken-csv", f"{where}: {error}", sum(taken), str(rows.line_num))
                 continue
+            finally:
+                before = rows.line_num
+                size, taken[:] = sum(taken), []
             if header is None:
                 header = row
+            elif any(row[len(header) :]):  # a comma too many would cut the text short
+                said = f"line {rows.line_num}: {len(row)} cells, and the header names {len(header)}; quote cells"
+                yield Skip("too-many-cells", said, size, str(rows.line_num))
             elif row:
                 yield str(rows.line_num), dict(zip(header, row, strict=False))
     finally:
@@ -385,11 +498,12 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _parquet(path: Path, size: int, options: Options) -> Iterator[Piece | Skip]:
+def _parquet(path: Path, size: int, options: Options, notes: Notes) -> Iterator[Piece | Skip]:
+    """Row group by row group: a broken one costs its own rows and no others."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    notes, number = Notes(), 0
+    number = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             names = file.schema_arrow.names
@@ -397,80 +511,41 @@ def _parquet(path: Path, size: int, options: Options) -> Iterator[Piece | Skip]:
             if not set(wanted) & set(options.text_fields):
                 yield Skip("missing-text-field", f"has {', '.join(names[:12])}", size)
                 return
-            for batch in file.iter_batches(batch_size=64, columns=wanted, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield from _record(str(number), row, "parquet", options, notes)
-    except pa.ArrowException as error:
+            for group in range(file.num_row_groups):
+                first, rows = number, file.metadata.row_group(group).num_rows
+                try:
+                    for batch in file.iter_batches(64, row_groups=[group], columns=wanted, use_threads=False):
+                        for row in _rows(batch, notes):
+                            number += 1
+                            yield from _record(str(number), row, "parquet", options, notes)
+                except (pa.ArrowException, OSError) as error:
+                    said = f"{rows - (number - first):,} rows of group {group + 1}: {str(error).splitlines()[0]}"
+                    lost = size * (rows - (number - first)) // max(1, file.metadata.num_rows)
+                    yield Skip("broken-parquet", said, lost, f"{number + 1}-{first + rows}")
+                    number = first + rows
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # of the disk; pyarrow calls a broken header an OSError too
         yield Skip("broken-parquet", str(error).splitlines()[0], size, str(number + 1) if number else "")
 
 
-_BLOCKS: Final = frozenset((
-    "p", "div", "section", "article", "main", "ul", "ol", "table", "blockquote", "dl", "dt", "dd", "figure",
-    "figcaption", "form", "fieldset", "address", "header", "footer", "details", "summary", "hr", "body", "html",
-    "caption", "thead", "tbody", "tfoot",
-))  # fmt: skip
-_DROPPED: Final = ("script", "style", "noscript", "template", "nav", "svg", "iframe", "button", "select", "head")
+def _rows(batch: Any, notes: Notes) -> list[dict[str, Any]]:
+    """The rows of a batch; strings with bytes that are no UTF-8 get U+FFFD for them, which is counted."""
+    import pyarrow as pa
 
-
-def html_to_text(source: str) -> str:
-    """Readable text of a page as light Markdown: headings, list items, code blocks and table rows survive.
-
-    >>> html_to_text("<h1>猫</h1><p>A <b>cat</b><br>sleeps.</p><pre>x = 1\\n  y</pre>")
-    '# 猫\\n\\nA cat\\nsleeps.\\n\\n```\\nx = 1\\n  y\\n```\\n'
-    """
-    from selectolax.lexbor import LexborHTMLParser
-
-    tree = LexborHTMLParser(source)
-    title = tree.css_first("title")
-    heading = tree.css_first("h1")
-    name = title.text(strip=True) if title is not None else ""
-    for tag in _DROPPED:
-        for node in tree.css(tag):
-            node.decompose()
-    out: list[str] = []
-    if tree.body is not None:
-        _walk(tree.body, out)
-    text = "".join(out)
-    if name and heading is None:
-        text = f"# {name}\n\n{text}"
-    blocks = re.split(r"(```\n.*?\n```)", text, flags=re.DOTALL)
-    for i in range(0, len(blocks), 2):  # the odd ones are code, kept as they are
-        prose = re.sub(r"[ \t\u00a0]+", " ", blocks[i])
-        blocks[i] = re.sub(r"\n{3,}", "\n\n", re.sub(r" *\n *", "\n", prose))
-    text = "".join(blocks).strip()
-    return text + "\n" if text else ""
-
-
-def _walk(root: Any, out: list[str]) -> None:
-    """Depth-first over the tree with an explicit stack: real pages nest deeper than Python's recursion limit."""
-    stack: list[Any] = [root]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, str):
-            out.append(node)
-            continue
-        tag = node.tag
-        if tag == "-text":
-            out.append(re.sub(r"\s+", " ", node.text_content or ""))
-        elif tag == "br":
-            out.append("\n")
-        elif tag == "pre":
-            out.append(f"\n\n```\n{node.text().strip(chr(10))}\n```\n\n")
-        else:
-            before, after = _edges(tag)
-            stack.append(after)
-            stack.extend(reversed(list(node.iter(include_text=True))))
-            stack.append(before)
-
-
-def _edges(tag: str) -> tuple[str, str]:
-    if len(tag) == 2 and tag[0] == "h" and tag[1] in "123456":
-        return "\n\n" + "#" * int(tag[1]) + " ", "\n\n"
-    if tag == "li":
-        return "\n- ", "\n"
-    if tag in ("td", "th"):
-        return "", " | "
-    if tag == "tr":
-        return "\n", "\n"
-    return ("\n\n", "\n\n") if tag in _BLOCKS else ("", "")
+    try:
+        found: list[dict[str, Any]] = batch.to_pylist()
+    except UnicodeDecodeError:
+        columns = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                values = column.cast(pa.large_binary()).to_pylist()
+                texts = [None if value is None else value.decode("utf-8", "replace") for value in values]
+                notes.counts["broken characters replaced by U+FFFD"] += sum(
+                    text.count("\ufffd") for text in texts if text is not None
+                )
+                columns[name] = texts
+            else:
+                columns[name] = [None] * batch.num_rows
+        found = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return found

@@ -39,6 +39,9 @@ _SENTENCES: Final = (
     ("MIT", "permission is hereby granted, free of charge, to any person obtaining a copy"),
 )  # fmt: skip
 
+SPDX_NAMES: Final = {name.lower(): name for name, _ in _SENTENCES}
+"""SPDX identifiers by their small letters, as model hubs write them."""
+
 
 def spdx_header(text: str) -> str | None:
     """The SPDX expression a file carries near its top, or None.

@@ -10,6 +10,7 @@ import stat
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,28 @@ class Found:
     name: str
     size: int
     licence: str | None = None
+    origin: str = ""
+    """The address it was fetched from."""
+    fetched: str = ""
+    """When that was, in ISO 8601."""
+
+    @property
+    def time(self) -> str:
+        """When it was fetched, or else last changed."""
+        if self.fetched:
+            return self.fetched
+        try:
+            changed = self.path.stat().st_mtime
+        except OSError:
+            return ""  # reading it will say why
+        return datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
+
+    def content_digest(self) -> str:
+        """SHA-256 of the file, or "" for one that cannot be read."""
+        try:
+            return sha256_file(self.path)
+        except OSError:
+            return ""
 
 
 @dataclass(frozen=True)
@@ -70,46 +93,48 @@ def open_source(text: str) -> Source:
         raise NotFound(f"{text} does not exist", hint=f"give a file, a folder or {STDLIB}") from None
     except OSError as error:
         raise BadInput(f"{text} cannot be read: {error.strerror}", hint="check its permissions") from error
-    source = Source(path.resolve().name or text)
+    source = Source(_printable(path.resolve().name or text))
     if stat.S_ISREG(mode):
-        source.files.append(Found(path, path.name, path.stat().st_size, folder_licence(path.parent)))
+        source.files.append(Found(path, _printable(path.name), path.stat().st_size, folder_licence(path.parent)))
     elif stat.S_ISDIR(mode):
-        _walk(path, "", None, source, set())
+        _walk(path, source)
     else:
         raise BadInput(f"{text} is neither a file nor a folder", hint="give a file or a folder")
     return source
 
 
-def _walk(folder: Path, prefix: str, licence: str | None, source: Source, seen: set[tuple[int, int]]) -> None:
-    """List a folder in sorted order, each real folder once, so that a loop of symbolic links ends."""
-    try:
-        info = folder.stat()
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        source.missed.append(Missed(prefix or "./", "unreadable", error.strerror or str(error)))
-        return
-    if (info.st_dev, info.st_ino) in seen:
-        source.missed.append(Missed(prefix, "folder-seen-before", "a symbolic link to a folder that was read already"))
-        return
-    seen.add((info.st_dev, info.st_ino))
-    licence = folder_licence(folder) or licence
-    for name in names:
-        path, relative = folder / name, prefix + name
+def _walk(root: Path, source: Source) -> None:
+    """List a folder in sorted order, each real folder once, so that a loop of symbolic links ends.
+
+    Without recursion: folders nest deeper than Python does.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting: list[tuple[Path, str, str | None]] = [(root, "", None)]
+    while waiting:
+        path, name, licence = waiting.pop()
+        shown, is_folder = _printable(name), False
         try:
             info = path.stat()
+            is_folder = stat.S_ISDIR(info.st_mode)
+            names = sorted(os.listdir(path), reverse=True) if is_folder else []
         except OSError as error:
-            source.missed.append(Missed(relative, "unreadable", error.strerror or str(error)))
+            lost = shown + "/" * is_folder if name else "./"
+            source.missed.append(Missed(lost, "unreadable", error.strerror or str(error)))
             continue
-        is_folder = stat.S_ISDIR(info.st_mode)
-        size = 0 if is_folder else info.st_size
-        if reason := _passed_over(path, name, is_folder):
-            source.missed.append(Missed(relative + "/" * is_folder, reason, "not entered" if is_folder else "", size))
-        elif is_folder:
-            _walk(path, relative + "/", licence, source, seen)
+        if name and (reason := _passed_over(path, path.name, is_folder)):
+            size = 0 if is_folder else info.st_size
+            source.missed.append(Missed(shown + "/" * is_folder, reason, "not entered" if is_folder else "", size))
         elif stat.S_ISREG(info.st_mode):
-            source.files.append(Found(path, _printable(relative), size, licence))
+            source.files.append(Found(path, shown, info.st_size, licence))
+        elif not is_folder:
+            source.missed.append(Missed(shown, "not-a-file", "a pipe, socket or device"))
+        elif (info.st_dev, info.st_ino) in seen:
+            said = "a symbolic link to a folder that was read already"
+            source.missed.append(Missed(f"{shown}/", "folder-seen-before", said))
         else:
-            source.missed.append(Missed(_printable(relative), "not-a-file", "a pipe, socket or device"))
+            seen.add((info.st_dev, info.st_ino))
+            licence = folder_licence(path) or licence
+            waiting.extend((path / below, f"{name}/{below}" if name else below, licence) for below in names)
 
 
 def _passed_over(path: Path, name: str, is_folder: bool) -> str:

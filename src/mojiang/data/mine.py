@@ -17,7 +17,9 @@ from mojiang.core.artifact import Kind
 from mojiang.core.errors import BadInput
 from mojiang.core.recipe import DatasetRef, Metrics, Recipe
 from mojiang.core.report import Finding, Report, Sample, Table
-from mojiang.data._documents import SPLITS, ShardWriter, read_documents, read_shards, shard_paths
+from mojiang.data._documents import SPLITS, ShardWriter, read_shards, shard_paths
+from mojiang.data._forms import plain
+from mojiang.data._mapping import map_batches
 from mojiang.data._pairs import Pair, pairs_of
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ class Mine(Recipe):
         # The held-out splits first: a pair that is in two of them is worth more where things are measured.
         for split in reversed(SPLITS):
             with ShardWriter(run.out / split, "conversations", CONVERSATIONS_SCHEMA) as writer:
-                for mined in run.engine.map(partial(mine_batch, limits), read_documents(source, split)):
+                for mined in map_batches(run, partial(mine_batch, limits), source, split):
                     books.documents += mined.documents
                     books.left_out += mined.left_out
                     _write(mined.pairs, split, seen, writer, books)
@@ -189,11 +191,11 @@ def _listing(counts: Counter[str]) -> str:
 
 
 def read_conversations(path: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Stream mined conversations: {"messages": [{"role", "content"}, …], "language", "source", "kind"}.
+    """Stream conversations, mined or read from files: {"messages": [{"role", "content"}, …], "language", "kind", …}.
 
     A split that exists but gave no pair is empty; a folder that is no conversation data set raises BadInput.
     """
     if (path / split).is_dir() and not any((path / split).iterdir()):
         return
     for batch in read_shards(shard_paths(path, split, "conversations")):
-        yield from batch.to_pylist()
+        yield from map(plain, batch.to_pylist())

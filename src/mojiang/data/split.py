@@ -17,6 +17,7 @@ from mojiang.core.recipe import DatasetRef, Metrics, Recipe
 from mojiang.core.report import Table
 from mojiang.data._accounting import Accounting
 from mojiang.data._documents import SPLITS, ShardWriter, count_bytes, count_documents, read_documents
+from mojiang.data._mapping import map_batches
 
 if TYPE_CHECKING:
     from mojiang.core.run import Run
@@ -117,7 +118,7 @@ def hash_batch(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
 def _hashes(run: Run, source: Path) -> npt.NDArray[np.uint64]:
     """Hashes in the order of the documents: eight bytes each, all that has to be in memory."""
     total, done, parts = count_documents(source), 0, [np.zeros(0, np.uint64)]
-    for part in run.engine.map(hash_batch, read_documents(source, columns=["text"])):
+    for part in map_batches(run, hash_batch, source, columns=["text"]):
         parts.append(part)
         done += len(part)
         run.progress(done, total, unit="documents")

@@ -125,12 +125,14 @@ def _level(keys_G: Ints, counts_G: Ints, context_G: Ints, num_contexts: int) -> 
 def _discounts(counts_G: Ints) -> tuple[float, float, float]:
     """What is taken off counts of 1, 2 and ≥ 3, estimated from the counts of counts (Chen & Goodman 1998, eq. 26)."""
     n1, n2, n3, n4 = (int((counts_G == c).sum()) for c in (1, 2, 3, 4))
+    fallback = 0.5, 1.0, 1.5  # KenLM's, where there is too little data to estimate
     if 0 in (n1, n2, n3, n4):
-        return 0.5, 1.0, 1.5  # too little data to estimate; the values KenLM falls back to
+        return fallback
     y = n1 / (n1 + 2 * n2)
-    estimates = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-    # A discount outside [0, count] would give negative mass; skewed small samples do produce one.
-    return min(max(estimates[0], 0.0), 1.0), min(max(estimates[1], 0.0), 2.0), min(max(estimates[2], 0.0), 3.0)
+    found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+    # Skewed small samples give others: above the count mass is negative; at 0 a context leaves nothing for what it has
+    # not seen, which then is impossible.
+    return found if all(0 < discount <= count for count, discount in enumerate(found, start=1)) else fallback
 
 
 def _find(keys_G: Ints, context_N: Ints, next_N: Ints, vocab_size: int) -> Ints:

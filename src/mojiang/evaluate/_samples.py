@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from mojiang.core.report import Sample
 from mojiang.evaluate._held_out import Document
 from mojiang.generate.engine import Engine, Generation, GenerationRequest, Sampling, healed_prompt
-from mojiang.model.decoder import Decoder
+from mojiang.model.network import Network
 from mojiang.tokenizer.load import Tokenizer
 
 OPENING_CHARS = 240
@@ -27,7 +27,7 @@ def opening(text: str, max_chars: int = OPENING_CHARS) -> str:
 
 
 def continuations(
-    model: Decoder, tokenizer: Tokenizer, documents: Sequence[Document], max_tokens: int, sampling: Sampling = READABLE
+    model: Network, tokenizer: Tokenizer, documents: Sequence[Document], max_tokens: int, sampling: Sampling = READABLE
 ) -> list[Sample]:
     """One continuation for each document's opening."""
     openings = [opening(document.text) for document in documents]
@@ -39,7 +39,7 @@ def continuations(
 
 
 def continue_openings(
-    model: Decoder,
+    model: Network,
     tokenizer: Tokenizer,
     openings: Sequence[str],
     max_tokens: int,
@@ -55,9 +55,10 @@ def continue_openings(
     room = model.config.max_position_embeddings - max_tokens - 1
     requests = []
     for text in openings:
-        (start, *ids), begins = healed_prompt(tokenizer, text)
-        kept = ids[-max(room - len(tokenizer.encode(begins)), 1) :]
-        requests.append(GenerationRequest((start, *kept), max_tokens, sampling, begins=begins))
+        ids, begins = healed_prompt(tokenizer, text)
+        start = len(tokenizer.start_ids)
+        kept = ids[start:][-max(room - len(tokenizer.encode(begins)), 1) :]
+        requests.append(GenerationRequest((*ids[:start], *kept), max_tokens, sampling, begins=begins))
     with Engine(model, tokenizer, max_queue=len(requests)) as engine:
         streams = [engine.submit(request) for request in requests]
         written = []

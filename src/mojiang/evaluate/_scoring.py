@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mojiang.core.errors import BadInput
-from mojiang.model.decoder import Decoder
+from mojiang.model.network import Network
 
 # Logits are made for this many positions at a time: the vocabulary, not the model, decides the peak memory.
 LOGIT_ROWS = 2048
@@ -44,21 +44,22 @@ def windows(num_positions: int, context: int, document: int = 0) -> Iterator[Win
 
 
 def document_nats(
-    model: Decoder,
+    model: Network,
     documents: Sequence[Sequence[int]],
     *,
-    boundary: int,
+    start: int,
+    end: int,
     context: int,
     batch_tokens: int = 8192,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[float]:
-    """Negative log-likelihood in nats of each document, read alone from `boundary`, with the boundary that ends it.
+    """Negative log-likelihood in nats of each document, read alone from the token `start`, with the `end` after it.
 
-    The closing boundary is paid for as well, so the sum is the length of a code that can be decoded. `on_progress`
+    The end is paid for as well, so the sum is the length of a code that can be decoded. `on_progress`
     gets positions read so far and in all.
     """
-    device = model.model.embed_tokens.weight.device
-    sequences = [torch.tensor([boundary, *document, boundary]) for document in documents]
+    device = model.device
+    sequences = [torch.tensor([start, *document, end]) for document in documents]
     pending = [w for i, s in enumerate(sequences) for w in windows(len(s) - 1, context, i)]
     pending.sort(key=lambda w: w.stop - w.start, reverse=True)  # like lengths together: little padding
     total, done, nats = sum(w.stop - w.start for w in pending), 0, torch.zeros(len(sequences), dtype=torch.float64)
@@ -73,7 +74,7 @@ def document_nats(
 
 
 @torch.no_grad()
-def _window_nats(model: Decoder, sequences: list[Tensor], batch: list[Window], device: torch.device) -> list[float]:
+def _window_nats(model: Network, sequences: list[Tensor], batch: list[Window], device: torch.device) -> list[float]:
     """Nats of the scored part of each window. Rows are padded at the end, where causal attention cannot see."""
     width = max(w.stop - w.start for w in batch)
     tokens_BT = torch.zeros(len(batch), width, dtype=torch.long)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mojiang.evaluate._held_out import Document
     from mojiang.evaluate.metrics import Interval
     from mojiang.generate.engine import Generation
-    from mojiang.model.decoder import Decoder
+    from mojiang.model.network import Network
     from mojiang.tokenizer.load import Tokenizer
 
 
@@ -75,7 +75,7 @@ class Completion(Recipe):
         return {**report.scalars, "weights": weights_digest(run.input("model"))}
 
     def _complete_functions(
-        self, run: Run, model: Decoder, tokenizer: Tokenizer, tasks: Sequence[FunctionTask]
+        self, run: Run, model: Network, tokenizer: Tokenizer, tasks: Sequence[FunctionTask]
     ) -> Report:
         from mojiang.evaluate._functions import accepted, cut_body
         from mojiang.evaluate.metrics import wilson_interval
@@ -128,7 +128,7 @@ class Completion(Recipe):
             f"(95 % interval {model_share.low:.0%} to {model_share.high:.0%})",
         )
 
-    def _continue_texts(self, run: Run, model: Decoder, tokenizer: Tokenizer, documents: Sequence[Document]) -> Report:
+    def _continue_texts(self, run: Run, model: Network, tokenizer: Tokenizer, documents: Sequence[Document]) -> Report:
         from mojiang.evaluate._samples import opening
         from mojiang.evaluate.metrics import distinct_ngrams, repeated_share
 
@@ -170,7 +170,7 @@ class Completion(Recipe):
 
 
 def _generate(
-    run: Run, model: Decoder, tokenizer: Tokenizer, openings: Sequence[str], max_tokens: int
+    run: Run, model: Network, tokenizer: Tokenizer, openings: Sequence[str], max_tokens: int
 ) -> list[Generation]:
     """Greedy continuations; the run can be stopped after each."""
     from mojiang.evaluate._samples import continue_openings

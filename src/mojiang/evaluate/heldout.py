@@ -79,8 +79,8 @@ class HeldOut(Recipe):
         bits: dict[str, list[float]] = {}
         ids = tokenizer.encode_batch([document.text for document in documents])
         nats = document_nats(
-            model, ids, boundary=tokenizer.eos_id, context=model.config.max_position_embeddings,
-            on_progress=_progress(run),
+            model, ids, start=tokenizer.borders[0], end=tokenizer.borders[1],
+            context=model.config.max_position_embeddings, on_progress=_progress(run),
         )  # fmt: skip
         bits["model"] = [value / math.log(2) for value in nats]
         bits |= compressor_bits(documents)

@@ -10,6 +10,7 @@ evaluation and reinforcement learning call it in process, and HTTP is only queue
     _sampler     logits → token, random by (seed, position)
     _detokenize  tokens → text, never half a character
     _stop        stop strings, also across token borders
+    _seq2seq     encoder–decoder models: greedy and beam search, many sources at once
 """
 
 GENERATE: dict[str, tuple[str, str]] = {}

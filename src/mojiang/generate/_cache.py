@@ -13,11 +13,11 @@ reached cost no RAM. They must be zeros, not garbage: a masked position still me
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from mojiang.model.decoder import DecoderConfig
 
 BUCKET = 64
 """Key positions are attended in multiples of this; also a multiple of every SIMD width, so sums keep their order."""
@@ -37,12 +37,21 @@ def grouped_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Tens
     return y.reshape(B, H, T, E)
 
 
+class Shape(Protocol):
+    """What the slabs depend on, in the words of the configs of causal language models."""
+
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+
+
 class SlotCache:
     """Slabs for `slots` sequences of at most `context` positions each."""
 
-    def __init__(
-        self, config: DecoderConfig, slots: int, context: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, config: Shape, slots: int, context: int, dtype: torch.dtype, device: torch.device) -> None:
         self.slots, self.context, self.dtype, self.device = slots, context, dtype, device
         self.capacity = -(-context // BUCKET) * BUCKET
         # One more position than can be attended: idle rows of a decode step write there.
@@ -75,7 +84,7 @@ class PrefillView:
         self.mask = mask.masked_fill_(hidden_TS, float("-inf"))[None, None]
 
     def attend(self, layer: int, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-        """See `decoder.KeyValueStore`; B is 1."""
+        """See `model._attention.KeyValueStore`; B is 1."""
         keys, values = self.cache.keys[layer][self.slot], self.cache.values[layer][self.slot]
         keys[:, self.start : self.end] = k_BKTE[0]
         values[:, self.start : self.end] = v_BKTE[0]
@@ -99,7 +108,7 @@ class DecodeView:
         self.mask = mask.masked_fill_(hidden_BS, float("-inf"))[:, None, None]
 
     def attend(self, layer: int, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-        """See `decoder.KeyValueStore`; T is 1."""
+        """See `model._attention.KeyValueStore`; T is 1."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.rows_B, :, self.write_B] = k_BKTE[:, :, 0]
         values[self.rows_B, :, self.write_B] = v_BKTE[:, :, 0]

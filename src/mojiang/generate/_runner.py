@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from mojiang.generate._cache import BUCKET, SlotCache
-from mojiang.model.decoder import Decoder
+from mojiang.model.network import Network
 
 
 class Runner:
     """Prefill and decode on a `SlotCache`. Not thread-safe: it belongs to the engine thread."""
 
-    def __init__(self, model: Decoder, slots: int, context: int) -> None:
+    def __init__(self, model: Network, slots: int, context: int) -> None:
         self.model = model.eval()
         self.device = next(model.parameters()).device
         self.cache = SlotCache(model.config, slots, context, model.compute_dtype, self.device)

@@ -11,7 +11,6 @@ tokens alone and in any batch (fp32), see `_runner`.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from typing import Literal
 
 import torch
 
+from mojiang.core.engine import thread_count
 from mojiang.core.errors import BadInput, Unavailable
 from mojiang.generate import _scheduler
 from mojiang.generate._answer import Answer
@@ -30,7 +30,7 @@ from mojiang.generate._runner import Runner
 from mojiang.generate._sampler import Sampling, TokenLogprob
 from mojiang.generate._stop import StopMatcher
 from mojiang.generate._stream import Delta, EngineStats, FinishReason, Generation, GenerationRequest, Stream
-from mojiang.model.decoder import Decoder
+from mojiang.model.network import Network
 
 __all__ = ["Delta", "Engine", "Generation", "GenerationRequest", "PromptTokenizer", "Sampling", "Stream"]
 __all__ += ["TokenLogprob", "generate", "healed_prompt", "infill_prompt"]
@@ -46,7 +46,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Decoder,
+        model: Network,
         tokenizer: PromptTokenizer,
         *,
         slots: int = 8,
@@ -66,7 +66,7 @@ class Engine:
         eos = model.config.eos_token_id
         self.end_tokens = end_tokens(tokenizer) | (frozenset() if eos is None else {eos})
         self.failure: str | None = None
-        self._threads = threads or min(16, len(os.sched_getaffinity(0)))
+        self._threads = threads or min(16, thread_count())
         self._runner = Runner(model, slots, self.context)
         self._scheduler = _scheduler.Scheduler(slots, prefill_chunk)
         self._active: dict[int, Answer] = {}
@@ -284,7 +284,7 @@ def _slot(sequence: _scheduler.Sequence) -> int:
 
 
 def generate(
-    model: Decoder, tokenizer: PromptTokenizer, prompts: Sequence[str | Sequence[int]], **options: object
+    model: Network, tokenizer: PromptTokenizer, prompts: Sequence[str | Sequence[int]], **options: object
 ) -> list[Generation]:
     """Continue many prompts with one engine and close it; `options` as for `Engine.generate`."""
     with Engine(model, tokenizer) as engine:

@@ -1,7 +1,7 @@
-"""The decoder family: Llama and Qwen3 shaped causal language models.
+"""The decoder family: Llama, Qwen2, Qwen3 and Qwen3-MoE, as language models or with a task's head.
 
 Tensor names carry their shape:
-    B batch · T query positions · S key positions · D hidden size · V vocabulary
+    B batch · T query positions · S key positions · D hidden size · V vocabulary · C classes · N spans
     H query heads · K key/value heads · E head dimension · F feed-forward size
 
 Parameter names are the Hugging Face names, so a checkpoint is read and written without a converter.
@@ -9,19 +9,30 @@ Parameter names are the Hugging Face names, so a checkpoint is read and written 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mojiang.core.errors import BadInput
-from mojiang.model._attention import document_attention
+from mojiang.model._attention import KeyValueStore, attend
+from mojiang.model._layers import Dropout, Embedding, Linear, RMSNorm, activation
+from mojiang.model._moe import MLP, SparseMLP
+from mojiang.model._positions import Rope, rotary_tables, rotate
+from mojiang.model.network import Head, HFConfig, Network
+
+FAMILIES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe"}
+"""`model_type` → what the names of its classes begin with."""
+_CLASSES: dict[Head, str] = {
+    "causal_lm": "ForCausalLM", "sequence_classification": "ForSequenceClassification",
+    "token_classification": "ForTokenClassification", "question_answering": "ForQuestionAnswering",
+    "embedding": "Model",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(HFConfig):
     """The shape of a decoder, in the words of a Hugging Face `config.json`."""
 
     vocab_size: int
@@ -33,155 +44,133 @@ class DecoderConfig:
     head_dim: int
     max_position_embeddings: int = 1024
     rms_norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0
+    rope: Rope = Rope()
     tie_word_embeddings: bool = True
     model_type: str = "qwen3"
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
+    hidden_act: str = "silu"
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    classifier_dropout: float | None = None
+    num_experts: int = 0
+    num_experts_per_tok: int = 8
+    moe_intermediate_size: int = 768
+    norm_topk_prob: bool = False
+    decoder_sparse_step: int = 1
+    mlp_only_layers: tuple[int, ...] = ()
+    router_aux_loss_coef: float = 0.001
+    head: Head = field(default="causal_lm", kw_only=True)
 
     @property
     def qk_norm(self) -> bool:
-        """Qwen3 normalises queries and keys per head; Llama does not."""
-        return self.model_type == "qwen3"
+        """Qwen3 normalises queries and keys per head; Llama and Qwen2 do not."""
+        return self.model_type in ("qwen3", "qwen3_moe")
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Qwen2 always has biases of queries, keys and values, and never one of the output."""
+        return self.model_type == "qwen2" or self.attention_bias
+
+    @property
+    def architecture(self) -> str:
+        """Name of the class in `architectures`."""
+        return FAMILIES[self.model_type] + _CLASSES[self.head]
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether that layer's feed-forward is a mixture of experts."""
+        sparse = self.num_experts > 0 and (layer + 1) % self.decoder_sparse_step == 0
+        return self.model_type == "qwen3_moe" and sparse and layer not in self.mlp_only_layers
 
     @property
     def num_parameters(self) -> int:
         """Parameters of the model, tied embeddings counted once."""
-        attention = self.head_dim * (2 * self.num_attention_heads + 2 * self.num_key_value_heads)
-        layer = self.hidden_size * (attention + 3 * self.intermediate_size + 2)
-        layer += 2 * self.head_dim if self.qk_norm else 0
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return embeddings + self.num_hidden_layers * layer + self.hidden_size
+        D, E, H, K = self.hidden_size, self.head_dim, self.num_attention_heads, self.num_key_value_heads
+        layer = 2 * D * E * (H + K) + 2 * D
+        layer += 2 * E if self.qk_norm else 0
+        layer += E * (H + 2 * K) if self.qkv_bias else 0
+        layer += D if self.attention_bias else 0
+        dense = 3 * D * self.intermediate_size + (2 * self.intermediate_size + D if self.mlp_bias else 0)
+        sparse = self.num_experts * (3 * D * self.moe_intermediate_size + D)
+        num_sparse = sum(map(self.is_sparse, range(self.num_hidden_layers)))
+        layers = self.num_hidden_layers * layer + num_sparse * sparse + (self.num_hidden_layers - num_sparse) * dense
+        heads = {
+            "causal_lm": 0 if self.tie_word_embeddings else self.vocab_size * D,
+            "sequence_classification": self.num_labels * D,
+            "token_classification": self.num_labels * (D + 1),
+            "question_answering": 2 * (D + 1),
+        }
+        return self.vocab_size * D + layers + D + heads.get(self.head, 0)
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any]) -> DecoderConfig:
-        """Read a Hugging Face `config.json` of type `qwen3` or `llama`.
+    def from_hf(cls, config: dict[str, Any], head: Head = "causal_lm", num_labels: int | None = None) -> Self:
+        """Read a Hugging Face `config.json` of one of the `FAMILIES`.
 
-        Raises `BadInput` for another type or for a feature this family does not compute (RoPE scaling, biases),
-        rather than loading weights that would then give wrong logits.
+        Raises `BadInput` for another type or for a feature this family does not compute (sliding windows, a stretched
+        RoPE of an unknown kind), rather than loading weights that would then give wrong logits.
         """
         model_type = config.get("model_type")
-        if model_type not in ("qwen3", "llama"):
+        if model_type not in FAMILIES:
             raise BadInput(
-                f"model_type is {model_type!r}; the decoder family reads 'qwen3' and 'llama'",
+                f"model_type is {model_type!r}; the decoder family reads {', '.join(FAMILIES)}",
                 hint="mojiang list shows which architectures are supported",
             )
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        biases = config.get("attention_bias") or config.get("mlp_bias")
-        if rope_type != "default" or biases or config.get("use_sliding_window"):
+        if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
             raise BadInput(
-                f"config.json asks for rope_type={rope_type!r}, biases={bool(biases)}, "
-                f"sliding window={bool(config.get('use_sliding_window'))}; none of these is computed by this decoder",
-                hint="use a checkpoint with default RoPE, no biases and full attention",
+                "config.json asks for sliding-window attention, which this decoder does not compute",
+                hint="use a checkpoint with full attention",
             )
-        heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        eos = config.get("eos_token_id")
-        return cls(
-            vocab_size=config["vocab_size"],
-            hidden_size=hidden,
-            num_hidden_layers=config["num_hidden_layers"],
-            num_attention_heads=heads,
-            num_key_value_heads=config.get("num_key_value_heads") or heads,
-            intermediate_size=config["intermediate_size"],
-            head_dim=config.get("head_dim") or hidden // heads,
-            max_position_embeddings=config["max_position_embeddings"],
-            rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-            rope_theta=rope.get("rope_theta", config.get("rope_theta", 10_000.0)),
-            tie_word_embeddings=config.get("tie_word_embeddings", False),
-            model_type=model_type,
-            bos_token_id=config.get("bos_token_id"),
-            eos_token_id=eos[0] if isinstance(eos, list) else eos,
-            pad_token_id=config.get("pad_token_id"),
-        )
+        given = {key: value for key, value in config.items() if value is not None and key not in _DERIVED}
+        if "hidden_size" in given and "num_attention_heads" in given:
+            given.setdefault("num_key_value_heads", given["num_attention_heads"])
+            given.setdefault("head_dim", given["hidden_size"] // given["num_attention_heads"])
+        given.setdefault("tie_word_embeddings", False)
+        given["rope"] = Rope.from_hf(config)
+        given["mlp_only_layers"] = tuple(given.get("mlp_only_layers", ()))
+        if model_type == "qwen3_moe":
+            given.setdefault("num_experts", config.get("num_local_experts", 128))
+        if isinstance(eos := given.get("eos_token_id"), list):
+            given |= {"eos_token_id": eos[0], "eos_token_ids": eos}
+        return super().from_hf(given, head, num_labels)
+
+    def check(self) -> None:
+        """Raise `BadInput` for a setting this architecture does not compute."""
+        activation(self.hidden_act)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise BadInput(
+                f"{self.num_attention_heads} attention heads do not divide into {self.num_key_value_heads} groups",
+                hint="num_key_value_heads in config.json must divide num_attention_heads",
+            )
 
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` that `transformers` (4 and 5), vLLM and llama.cpp's converter read."""
-        return {
-            "architectures": ["Qwen3ForCausalLM" if self.model_type == "qwen3" else "LlamaForCausalLM"],
-            "model_type": self.model_type,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "intermediate_size": self.intermediate_size,
-            "head_dim": self.head_dim,
-            "max_position_embeddings": self.max_position_embeddings,
-            "rms_norm_eps": self.rms_norm_eps,
-            # transformers 5 reads rope_parameters, transformers 4 and most other readers rope_theta
-            "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "use_sliding_window": False,
-            "initializer_range": 0.02,
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_token_id,
-            "pad_token_id": self.pad_token_id,
-            "use_cache": True,
-            "torch_dtype": "float32",
-            "dtype": "float32",
-        }
+        config = {"attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True} | super().to_hf()
+        rope = config.pop("rope").to_hf()
+        # transformers 5 reads rope_parameters; transformers 4 and most other readers rope_theta and rope_scaling
+        config |= {"rope_parameters": rope, "rope_theta": rope["rope_theta"], "use_sliding_window": False}
+        if rope["rope_type"] != "default":
+            config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+        all_eos = config.pop("eos_token_ids", None)
+        if all_eos and all_eos[0] == self.eos_token_id:
+            config["eos_token_id"] = all_eos
+        if self.model_type == "qwen3_moe":
+            # transformers 5 writes the second name, and every other reader knows the first
+            config |= {"mlp_only_layers": list(self.mlp_only_layers), "num_local_experts": self.num_experts}
+        else:
+            for key in _MOE_KEYS:
+                del config[key]
+        if self.classifier_dropout is None:
+            del config["classifier_dropout"]
+        return config
 
 
-class KeyValueStore(Protocol):
-    """What attention needs from a cache: keep this step's keys and values, attend over all positions so far.
-
-    The cache attends, not the model, because only it knows which positions a query may see and how they are laid
-    out (slots, pages). Handing the keys back instead would force a copy per query group: `repeat_interleave` of a
-    (8, 4, 256, 64) slab cost more than the attention itself on CPU.
-    """
-
-    def attend(self, layer: int, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-        """Append `k`, `v` to `layer`; return the attention output of `q` over every position so far, (B, H, T, E)."""
-        ...
-
-
-class Linear(nn.Linear):
-    """A bias-free projection whose fp32 master weight is cast to the input's dtype.
-
-    This is the whole precision policy: activations decide, masters stay fp32, no autocast context.
-    """
-
-    def __init__(self, num_inputs: int, num_outputs: int) -> None:
-        super().__init__(num_inputs, num_outputs, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, inputs) → (…, outputs), in the dtype of `x`."""
-        return F.linear(x, self.weight.to(x.dtype))
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang & Sennrich 2019), computed in fp32."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension; shape and dtype stay."""
-        x32 = x.float()
-        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight.to(x.dtype) * normed.to(x.dtype)
-
-
-def rotary_tables(positions_BT: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of RoPE (Su et al. 2021), half-split layout, each (B, 1, T, E)."""
-    frequencies = theta ** -(torch.arange(0, head_dim, 2, device=positions_BT.device).float() / head_dim)
-    angles = positions_BT.float()[:, None, :, None] * frequencies
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply RoPE to queries or keys."""
-    first, second = x_BHTE.chunk(2, dim=-1)
-    return x_BHTE * cos + torch.cat([-second, first], dim=-1) * sin
+_DERIVED = ("layer_types", "rope_parameters", "rope_scaling", "rope_theta", "num_local_experts")
+"""Keys that others give or that follow from others."""
+_MOE_KEYS = (
+    "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step",
+    "mlp_only_layers", "router_aux_loss_coef",
+)  # fmt: skip
 
 
 class Attention(nn.Module):
@@ -190,11 +179,11 @@ class Attention(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        self.groups = config.num_attention_heads // config.num_key_value_heads
-        self.q_proj = Linear(config.hidden_size, config.num_attention_heads * config.head_dim)
-        self.k_proj = Linear(config.hidden_size, config.num_key_value_heads * config.head_dim)
-        self.v_proj = Linear(config.hidden_size, config.num_key_value_heads * config.head_dim)
-        self.o_proj = Linear(config.num_attention_heads * config.head_dim, config.hidden_size)
+        inner, grouped = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.q_proj = Linear(config.hidden_size, inner, config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, grouped, config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, grouped, config.qkv_bias)
+        self.o_proj = Linear(inner, config.hidden_size, config.attention_bias)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
@@ -213,28 +202,8 @@ class Attention(nn.Module):
         if cache is not None:
             y = cache.attend(self.layer, q, k, v)
         else:
-            if self.groups > 1:
-                k, v = k.repeat_interleave(self.groups, dim=1), v.repeat_interleave(self.groups, dim=1)
-            if mask is not None and mask.dtype != torch.bool:
-                y, _ = document_attention(q, k, v, mask)
-            else:
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+            y = attend(q, k, v, mask, causal=mask is None or mask.dtype != torch.bool)
         out_BTD: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
-        return out_BTD
-
-
-class MLP(nn.Module):
-    """SwiGLU feed-forward (Shazeer 2020)."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
-        out_BTD: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return out_BTD
 
 
@@ -244,7 +213,19 @@ class Block(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.self_attn = Attention(config, layer)
-        self.mlp = MLP(config)
+        act = activation(config.hidden_act)
+        self.mlp: nn.Module
+        if config.is_sparse(layer):
+            self.mlp = SparseMLP(
+                config.hidden_size,
+                config.moe_intermediate_size,
+                config.num_experts,
+                config.num_experts_per_tok,
+                act,
+                config.norm_topk_prob,
+            )
+        else:
+            self.mlp = MLP(config.hidden_size, config.intermediate_size, act, config.mlp_bias)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -262,13 +243,13 @@ class Backbone(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([Block(config, i) for i in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class Decoder(nn.Module):
-    """A causal language model.
+class Decoder(Network):
+    """A decoder: a causal language model, or what `config.head` says.
 
     Call it for the final hidden states, then `logits` for the scores of the positions that matter:
 
@@ -279,60 +260,131 @@ class Decoder(nn.Module):
     (1, 5, 64)
     """
 
+    config: DecoderConfig
+    model: Backbone
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.compute_dtype = torch.float32
-        self.model = Backbone(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+        # Hugging Face named it so in one class and kept the name for the checkpoints there were.
+        self.prefix = "transformer" if config.head == "question_answering" else "model"
+        self.add_module(self.prefix, Backbone(config))
+        if config.head == "causal_lm":
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+            if config.tie_word_embeddings:
+                self.lm_head.weight = self.model.embed_tokens.weight
+        elif config.head == "question_answering":
+            self.qa_outputs = Linear(config.hidden_size, 2, bias=True)
+        elif config.head != "embedding":
+            self.score = Linear(config.hidden_size, config.num_labels, bias=config.head == "token_classification")
+        if config.head == "token_classification":
+            self.dropout = Dropout(0.1 if config.classifier_dropout is None else config.classifier_dropout)
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any], head: Head = "causal_lm", num_labels: int | None = None) -> Self:
+        """A decoder, with arbitrary weights, for a `config.json`."""
+        return cls(DecoderConfig.from_hf(config, head, num_labels))
+
+    @property
+    def backbone(self) -> Backbone:
+        """Embeddings, blocks and the final norm."""
+        backbone: Backbone = getattr(self, self.prefix)
+        return backbone
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer layers."""
+        return list(self.backbone.layers)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The vocabulary projection."""
+        return self.lm_head if self.config.head == "causal_lm" else super().head
 
     def forward(
         self,
         tokens_BT: Tensor,
-        *,
         positions_BT: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KeyValueStore | None = None,
     ) -> Tensor:
         """Final hidden states (B, T, D), after the last norm.
 
-        `mask` is boolean, broadcastable to (B, H, T, S), True where a query may look; without it attention is causal
-        over the T tokens given. With a `cache` the cache decides what is visible, and `mask` is not used.
-        `positions_BT` are the RoPE positions (default 0 … T-1).
+        Without a `mask` attention is causal over the T tokens given. Spans, int64 (N, 3) of (row, start, stop), keep
+        it causal inside each span; a boolean mask, broadcastable to (B, H, T, S), says all by itself where a query may
+        look. With a `cache` the cache decides what is visible, and `mask` is not used. `positions_BT` are the RoPE
+        positions (default 0 … T-1).
         """
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
-        x_BTD = self.model.embed_tokens(tokens_BT).to(self.compute_dtype)
-        cos, sin = rotary_tables(positions_BT, self.config.head_dim, self.config.rope_theta, x_BTD.dtype)
-        for block in self.model.layers:
+        x_BTD = self.backbone.embed_tokens(tokens_BT, self.compute_dtype)
+        cos, sin = rotary_tables(positions_BT, self.config.head_dim, self.config.rope, x_BTD.dtype)
+        for block in self.backbone.layers:
             x_BTD = block(x_BTD, cos, sin, mask, cache)
-        hidden_BTD: Tensor = self.model.norm(x_BTD)
+        hidden_BTD: Tensor = self.backbone.norm(x_BTD)
         return hidden_BTD
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores over the vocabulary for hidden states (…, D) → (…, V)."""
-        scores: Tensor = self.lm_head(hidden)
+    def scores(self, hidden_BTD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the task's head says: (B, C) of whole sequences, (B, T, C) of tokens, (B, T, 2) of starts and stops.
+
+        A sequence is judged at its last token: of each row, or with spans of each span, (N, C).
+        """
+        scores: Tensor
+        if self.config.head == "sequence_classification":
+            scores = self.score(last_tokens(hidden_BTD, mask))
+        elif self.config.head == "token_classification":
+            scores = self.score(self.dropout(hidden_BTD))
+        else:
+            scores = self.qa_outputs(hidden_BTD)
         return scores
 
-    @torch.no_grad()
-    def init_weights(self, seed: int) -> Decoder:
-        """Initialise in place, the same on every device and thread count; returns the model.
+    def keep_router_logits(self, keep: bool = True) -> None:
+        """From now on, let sparse layers keep what `take_router_logits` gives, or not (as at the beginning)."""
+        for block in self.backbone.layers:
+            if isinstance(block.mlp, SparseMLP):
+                block.mlp.keep_logits, block.mlp.logits_NX = keep, None
+
+    def take_router_logits(self) -> list[Tensor]:
+        """The routers' logits (B · T, X) of the last forward pass, one tensor per sparse layer, for
+        `load_balancing_loss`; they are kept no longer.
+        """
+        sparse = [block.mlp for block in self.backbone.layers if isinstance(block.mlp, SparseMLP)]
+        taken = [layer.logits_NX for layer in sparse if layer.logits_NX is not None]
+        for layer in sparse:
+            layer.logits_NX = None
+        return taken
+
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Initialise one parameter.
 
         Projections into the residual stream start at zero, so each block begins as the identity and the depth
         needs no learning-rate warm-up of its own (as in nanochat and modded-nanogpt).
         """
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                parameter.fill_(1.0)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                parameter.zero_()
-            else:
-                std = 0.02 if "embed" in name or "lm_head" in name else parameter.shape[1] ** -0.5
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
-        return self
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.zero_()
+        elif parameter.dim() < 2 or not name.startswith(f"{self.prefix}.layers."):
+            super().init_parameter(name, parameter, generator)
+        else:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[1] ** -0.5)
+
+    def legacy_names(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without the frequencies that transformers 4.31 and older stored."""
+        return {name: tensor for name, tensor in state.items() if not name.endswith(".rotary_emb.inv_freq")}
+
+
+def last_tokens(hidden_BTD: Tensor, mask: Tensor | None) -> Tensor:
+    """Hidden states of each row's last token (B, D), or of each span's that is not empty (N, D).
+
+    In a boolean mask, the last token of a row is the last key that any query sees.
+    """
+    if mask is None:
+        return hidden_BTD[:, -1]
+    if mask.dtype != torch.bool:
+        rows_N, _, stops_N = mask[mask[:, 1] < mask[:, 2]].unbind(1)
+        return hidden_BTD[rows_N, stops_N - 1]
+    B, T, _ = hidden_BTD.shape
+    seen_BT = mask.flatten(1, -2).any(1).expand(B, T)
+    last_B = (seen_BT * torch.arange(T, device=mask.device)).argmax(1)
+    return hidden_BTD[torch.arange(B, device=mask.device), last_B]
 
 
 def document_mask(documents_BT: Tensor) -> Tensor:

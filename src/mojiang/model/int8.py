@@ -45,26 +45,29 @@ def dequantize_weight(weight_OI: Tensor, scale_O1: Tensor, dtype: torch.dtype = 
 
 
 class Int8Linear(nn.Module):
-    """A bias-free projection stored as int8: `weight` and `weight_scale`, the names that compressed-tensors gives them.
+    """A projection stored as int8: `weight` and `weight_scale`, the names that compressed-tensors gives them.
 
-    Results differ from `Linear` on the dequantised weight only by floating-point rounding.
+    A bias stays fp32. Results differ from `Linear` on the dequantised weight only by floating-point rounding.
     """
 
     weight: Tensor
     weight_scale: Tensor
+    bias: Tensor | None
 
-    def __init__(self, num_inputs: int, num_outputs: int) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, bias: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = num_inputs, num_outputs
         self.register_buffer("weight", torch.zeros(num_outputs, num_inputs, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(num_outputs, 1))
+        self.register_buffer("bias", torch.zeros(num_outputs) if bias else None)
         self._expanded: Tensor | None = None
 
     @classmethod
-    def from_float(cls, weight_OI: Tensor) -> Int8Linear:
-        """Quantise a float weight (O, I)."""
-        layer = cls(weight_OI.shape[1], weight_OI.shape[0])
+    def from_float(cls, weight_OI: Tensor, bias_O: Tensor | None = None) -> Int8Linear:
+        """Quantise a float weight (O, I), and keep the bias."""
+        layer = cls(weight_OI.shape[1], weight_OI.shape[0], bias_O is not None)
         layer.weight, layer.weight_scale = quantize_weight(weight_OI.detach())
+        layer.bias = None if bias_O is None else bias_O.detach().float()
         return layer
 
     def dequantized(self) -> Tensor:
@@ -73,7 +76,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x_NI: Tensor) -> Tensor:
         """Project (…, I) to (…, O) in the dtype of the activations."""
-        return F.linear(x_NI, self._expand(x_NI)) * self.weight_scale[:, 0].to(x_NI.dtype)
+        y_NO = F.linear(x_NI, self._expand(x_NI)) * self.weight_scale[:, 0].to(x_NI.dtype)
+        return y_NO if self.bias is None else y_NO + self.bias.to(x_NI.dtype)
 
     def _expand(self, x_NI: Tensor) -> Tensor:
         kept = self._expanded
@@ -88,6 +92,7 @@ class Int8Linear(nn.Module):
         self._expanded = None
         device = fn(torch.empty(0, device=self.weight.device)).device
         self.weight, self.weight_scale = self.weight.to(device), self.weight_scale.to(device)
+        self.bias = None if self.bias is None else self.bias.to(device)
         return self
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
@@ -102,17 +107,13 @@ class Int8Linear(nn.Module):
 def replace_linears(
     model: nn.Module, skip: tuple[str, ...] = ("lm_head",), make: Callable[[nn.Linear], nn.Module] | None = None
 ) -> list[str]:
-    """Put an `Int8Linear` in place of every bias-free linear layer of `model`; returns their names.
+    """Put an `Int8Linear` in place of every linear layer of `model`; returns their names.
 
     Layers named in `skip` stay as they are. Without `make`, weights are quantised; pass
     `make=lambda old: Int8Linear(old.in_features, old.out_features)` to get empty layers for a state dict to fill.
     """
-    build = make or (lambda old: Int8Linear.from_float(old.weight))
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.bias is None and name not in skip
-    ]
+    build = make or (lambda old: Int8Linear.from_float(old.weight, old.bias))
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in skip]
     for name in names:
         parent, _, leaf = name.rpartition(".")
         owner = model.get_submodule(parent)

@@ -29,6 +29,7 @@ from pydantic import Field
 from mojiang.core.catalog import Catalog
 from mojiang.core.config import Config, closest, decode, digest, read_yaml
 from mojiang.core.errors import BadUsage, GateRefused, Interrupted, MojiangError, NotFound
+from mojiang.core.memory import give_freed_memory_back
 from mojiang.core.recipe import Recipe
 from mojiang.core.run import Circumstance, Outcome, execute
 from mojiang.core.store import PROTECTED_ALIASES, Store
@@ -165,6 +166,9 @@ def run_pipeline(
                     outcomes[step] = execute(connected, store, name=name, seed=seed, circumstance=circumstance)
                 if on_step:
                     on_step(step, connected, outcomes[step])
+                # One step's tables and dictionaries are nothing to the next one.
+                circumstance.engine.rest()
+                give_freed_memory_back()
             for step, alias in pipeline.aliases.items():
                 _check_gated(alias, outcomes[step], outcomes)
                 store.alias(outcomes[step].artifact, alias)

@@ -12,7 +12,7 @@ from mojiang.core.artifact import MANIFEST, Artifact
 from mojiang.core.errors import BadInput
 from mojiang.core.files import sha256_file
 from mojiang.generate.engine import Engine, PromptTokenizer
-from mojiang.model.load import load_model
+from mojiang.model.load import load_causal_lm
 from mojiang.tokenizer.load import load_tokenizer
 
 
@@ -59,7 +59,7 @@ def load_served(
     name, ref, fingerprint, run, created = _identity(source)
     tokenizer = load_tokenizer(path)
     # Training keeps fp32 masters and casts at each use; here the cast is done once, to the same bits.
-    model = load_model(path, device=device, dtype=dtype).to(dtype)
+    model = load_causal_lm(path, device=device, dtype=dtype).to(dtype)
     engine = Engine(model, tokenizer, slots=slots, max_queue=max_queue, context=context)
     return ServedModel(name, ref, fingerprint, run, created, engine, tokenizer)
 

@@ -70,14 +70,13 @@ def _encode_prompts(body: CompletionRequest, model: ServedModel) -> list[tuple[l
             if body.suffix:
                 tokens, begins = infill_prompt(tokenizer, prompt, body.suffix), ""
             elif body.logprobs is not None:
-                start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-                tokens, begins = [*start, *tokenizer.encode(prompt)], ""
+                tokens, begins = [*tokenizer.start_ids, *tokenizer.encode(prompt)], ""
             else:
                 tokens, begins = healed_prompt(tokenizer, prompt)
         else:
             tokens, begins = prompt, ""
-        # Nothing to continue: begin a document, which in training follows the end of another.
-        encoded.append((tokens or ([tokenizer.eos_id] if tokenizer.eos_id is not None else []), begins))
+        # Nothing to continue: begin a document.
+        encoded.append((tokens or tokenizer.start_ids, begins))
     if not encoded:
         raise ApiError(400, "prompt is an empty list.", code="invalid_value", param="prompt")
     return encoded

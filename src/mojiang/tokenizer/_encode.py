@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from mojiang.tokenizer._pack import Sequence
 
-BATCH_CHARACTERS = 4 * 2**20
+BATCH_CHARACTERS = 2**19
 """Text tokenised at a time: enough for all of the tokenizer's threads, little enough to bound memory."""
 
 
@@ -30,7 +31,12 @@ class Encoder(Protocol):
         """Id of a special token."""
         ...
 
-    def chat_spans(self, messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
+    @property
+    def start_ids(self) -> list[int]:
+        """Ids that a document begins with."""
+        ...
+
+    def chat_sequences(self, messages: Any, tools: Any = ...) -> list[tuple[list[int], list[bool]]]:
         """Ids of a conversation and which of them the model is trained to write."""
         ...
 
@@ -76,12 +82,14 @@ def document_sequences(
 ) -> Iterator[Sequence]:
     """Sequences for (id, text, is it code) documents: `<|endoftext|> text <|endoftext|>`.
 
-    The leading token is what a document is predicted from; the trailing one teaches the model to end. A share
+    The leading token is what a document is predicted from, a model's own if it has one (`<s>`, `<|begin_of_text|>`);
+    the trailing one teaches the model to end. A share
     `fim_rate` of the code documents is rearranged window by window to prefix, suffix, middle, and counts no bytes: its
     likelihood is not that of the text.
     """  # fmt: skip
     eos = tokenizer.eos_id
-    for batch in _by_characters(documents):
+    start = tokenizer.start_ids or [eos]
+    for batch in by_characters(documents):
         plain = [(text, key) for key, text, code in batch if not (code and draw(seed, key, "fim") < fim_rate)]
         holes = [
             split_for_infill(window, seed, f"{key}#{number}")
@@ -90,7 +98,7 @@ def document_sequences(
             for number, window in enumerate(infill_windows(text, fim_characters))
         ]
         for (text, _), ids in zip(plain, tokenizer.encode_batch([text for text, _ in plain]), strict=True):
-            yield Sequence(np.array([eos, *ids, eos]), len(text.encode()))
+            yield Sequence(np.array([*start, *ids, eos]), len(text.encode()))
         if not holes:
             continue
         marks = [tokenizer.token_id(f"<|fim_{part}|>") for part in ("prefix", "middle", "suffix")]
@@ -99,14 +107,28 @@ def document_sequences(
             yield Sequence(np.array([marks[0], *prefix, marks[2], *suffix, marks[1], *middle, eos]), 0)
 
 
-def conversation_sequences(conversations: Iterable[list[dict[str, str]]], tokenizer: Encoder) -> Iterator[Sequence]:
-    """Sequences for conversations; trained on are the assistant's turns with the token that ends them."""
-    for messages in conversations:
-        ids, trained = tokenizer.chat_spans(messages)
-        yield Sequence(np.array(ids), 0, np.array(trained, bool))
+Messages = list[dict[str, Any]]
 
 
-def _by_characters(documents: Iterable[tuple[str, str, bool]]) -> Iterator[list[tuple[str, str, bool]]]:
+def conversation_sequences(
+    conversations: Iterable[Messages | Mapping[str, Any]], tokenizer: Encoder
+) -> Iterator[Sequence]:
+    """Sequences for conversations; trained on are the assistant's turns with the token that ends them.
+
+    A conversation is a list of messages, or a row with the fields `messages` and `tools` (a list of schemas, or its
+    JSON). Templates that rewrite earlier answers give one sequence per answer.
+    """
+    for conversation in conversations:
+        row = conversation if isinstance(conversation, Mapping) else {"messages": conversation}
+        tools = row.get("tools") or None
+        if isinstance(tools, str):
+            tools = json.loads(tools)
+        for ids, trained in tokenizer.chat_sequences(row["messages"], tools):
+            yield Sequence(np.array(ids), 0, np.array(trained, bool))
+
+
+def by_characters(documents: Iterable[tuple[str, str, bool]]) -> Iterator[list[tuple[str, str, bool]]]:
+    """The same documents in batches of about `BATCH_CHARACTERS`."""
     batch: list[tuple[str, str, bool]] = []
     size = 0
     for document in documents:

@@ -67,15 +67,15 @@ def empty_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json."""
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, settings: dict[str, Any] | None = None) -> None:
+    """Write tokenizer.json and tokenizer_config.json; `settings` name the special tokens, by default our BPE's."""
+    ours: dict[str, Any] = {
         "eos_token": END_OF_TEXT,
         "pad_token": PAD,
         "additional_special_tokens": [t for t in SPECIAL_TOKENS if t not in (END_OF_TEXT, PAD)],
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **(ours if settings is None else settings)}
     atomic_write(folder / "tokenizer.json", tokenizer.to_str(pretty=False))
     atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")

@@ -3,7 +3,8 @@
 Two separate things, so that the expensive one is done once:
 
     shards   all documents as one long run of tokens per file (uint16 where the vocabulary allows), memory-mapped,
-             with an index of where each sequence starts and how many bytes of text it stands for
+             with an index of where each sequence starts and how many bytes of text it stands for, and a checksum of
+             every block, so that part of a shard can be read from a URL and trusted (see `_remote`)
     layout   which stretch of which sequence stands where in which row; computed in memory for a row length
 
 A sequence longer than a row continues in another row; nothing is cropped. Remainders are placed by best-fit
@@ -15,6 +16,8 @@ Tensor names: B rows · T positions · N spans (row, start, stop) of one documen
 from __future__ import annotations
 
 import bisect
+import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -26,13 +29,17 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mojiang.core.errors import Corrupted
+from mojiang.core.errors import Corrupted, MojiangError
 from mojiang.core.files import atomic_write
 
 IGNORE = -100
 """Target of a position that is not trained on, as in `torch.nn.functional.cross_entropy`."""
 
-FORMAT = 1
+FORMAT = 2
+READS = (1, 2)
+"""Formats that can be read; 1 had no checksums."""
+BLOCK_BYTES = 2**20
+"""Of a shard's file, what one checksum is of."""
 SHARD_TOKENS = 128 * 2**20
 
 Ints = NDArray[np.int64]
@@ -67,12 +74,29 @@ class Rows:
         """Positions that are trained on."""
         return int((self.targets_BT != IGNORE).sum())
 
-    def part(self, first: int, stop: int) -> Rows:
-        """Rows [first, stop); the spans of other rows are left out and their slots emptied."""
-        stop = min(stop, len(self.tokens_BT))
-        per_row = len(self.spans_N3) // max(1, len(self.tokens_BT))
-        spans = self.spans_N3[first * per_row : stop * per_row] - np.array([first, 0, 0])
-        return Rows(self.tokens_BT[first:stop], self.targets_BT[first:stop], self.positions_BT[first:stop], spans)
+    def __len__(self) -> int:
+        return len(self.tokens_BT)
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that hold a token."""
+        return int((self.spans_N3[:, 2] - self.spans_N3[:, 1]).sum())
+
+    def take(self, rows: Ints | list[int] | range) -> Rows:
+        """The rows of these numbers, their spans renumbered."""
+        chosen = np.asarray(rows, np.int64)
+        spans = self.spans_N3.reshape(len(self), -1, 3)[chosen].copy()
+        spans[:, :, 0] = np.arange(len(chosen))[:, None]
+        arrays = (self.tokens_BT, self.targets_BT, self.positions_BT)
+        tokens, targets, positions = (array[chosen] for array in arrays)
+        return Rows(tokens, targets, positions, spans.reshape(-1, 3))
+
+    def micro(self, budget: int) -> Iterator[list[int]]:
+        """Row numbers of equal micro-batches of at most `budget` positions (but at least a row): one shape for all."""
+        most = max(1, min(len(self), budget // self.tokens_BT.shape[1]))
+        size = max(size for size in range(1, most + 1) if len(self) % size == 0)
+        for first in range(0, len(self), size):
+            yield list(range(first, first + size))
 
     @staticmethod
     def stacked(above: Rows, below: Rows) -> Rows:
@@ -103,6 +127,44 @@ def _resized(spans_N3: Ints, num_rows: int, per_row: int) -> Ints:
     return resized.reshape(-1, 3)
 
 
+KINDS = ("bin", "mask")
+"""The files of a shard: its tokens, and which of them are trained on."""
+
+
+def checksum(block: bytes | bytearray | memoryview) -> str:
+    """Of a block of a shard's file, as hex."""
+    return hashlib.blake2b(block, digest_size=8).hexdigest()
+
+
+class _Checked:
+    """A file that is written from beginning to end, and the checksums of its blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by whoever writes shards)
+        self._block = bytearray()
+        self._sums: list[str] = []
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        self._block += data
+        whole = len(self._block) // BLOCK_BYTES * BLOCK_BYTES
+        for start in range(0, whole, BLOCK_BYTES):
+            self._sums.append(checksum(memoryview(self._block)[start : start + BLOCK_BYTES]))
+        if whole:
+            self._file.write(self._block[:whole])
+            self._block = self._block[whole:]
+
+    def close(self) -> list[str]:
+        """Put the file on the disk; the checksums of its blocks."""
+        if self._block:
+            self._sums.append(checksum(self._block))
+            self._file.write(self._block)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._sums
+
+
 class ShardWriter:
     """Append sequences to token shards in `folder`; holds one sequence at a time.
 
@@ -117,7 +179,7 @@ class ShardWriter:
         self.shards: list[dict[str, Any]] = []
         self._lengths: list[int] = []
         self._bytes: list[int] = []
-        self._files: list[BinaryIO] = []
+        self._files: list[_Checked] = []
 
     def add(self, sequence: Sequence) -> None:
         """Append a sequence; one of fewer than two tokens predicts nothing and is passed over."""
@@ -151,17 +213,15 @@ class ShardWriter:
 
     def release(self) -> None:
         """Close the files without making the shards count."""
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        for file, kind in zip(self._files, KINDS, strict=False):
+            self.shards[-1]["blocks"][kind] = file.close()
         self._files = []
 
     def _next_shard(self) -> None:
         self.release()
         name = f"tokens-{len(self.shards):05d}"
-        self.shards.append({"file": name, "sequences": 0, "tokens": 0, "bytes": 0})
-        self._files = [open(self.folder / f"{name}.{kind}", "wb") for kind in ("bin", "mask")]  # noqa: SIM115
+        self.shards.append({"file": name, "sequences": 0, "tokens": 0, "bytes": 0, "blocks": {}})
+        self._files = [_Checked(self.folder / f"{name}.{kind}") for kind in KINDS]
 
 
 def write_shards(
@@ -178,30 +238,57 @@ def write_shards(
     return Shards(folder)
 
 
+class LocalFolder:
+    """A folder of shards on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, name: str) -> bytes:
+        """A whole small file."""
+        return (self.path / name).read_bytes()
+
+    def array(self, name: str, dtype: np.dtype[Any], size: int, sums: list[str] | None) -> Any:
+        """A file as an array of `size` numbers, memory-mapped."""
+        path = self.path / name
+        if path.stat().st_size != size * dtype.itemsize:
+            raise ValueError(f"{name} has {path.stat().st_size} bytes, not {size * dtype.itemsize}")
+        return np.memmap(path, dtype, "r")
+
+
 class Shards:
-    """Token shards of one split, memory-mapped.
+    """Token shards of one split: memory-mapped from a folder, or read in parts from a URL (s3://, https://, …).
 
     Raises:
-        Corrupted: a file is missing or has another size than the index says.
+        Corrupted: a file is missing or has another size than the index says; from a URL, a checksum differs.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, where: Path | str) -> None:
+        self.where = where
+        folder: Any = where
+        if isinstance(where, str) and "://" in where:
+            from mojiang.tokenizer._remote import RemoteFolder
+
+            folder = RemoteFolder(where)
+        else:
+            folder = LocalFolder(Path(where))
         try:
-            index = json.loads((folder / "index.json").read_text())
-            if index["format"] != FORMAT:
-                raise ValueError(f"format {index['format']}, this version reads {FORMAT}")
-            lengths, self.bytes_of = np.load(folder / "sequences.npy")
+            index = json.loads(folder.read("index.json"))
+            if index["format"] not in READS:
+                raise ValueError(f"format {index['format']}, this version reads {READS}")
+            lengths, self.bytes_of = np.load(io.BytesIO(folder.read("sequences.npy")))
             dtype = np.dtype(index["dtype"])
             self._tokens, self._masks = [], []
             for shard in index["shards"]:
-                path, size = folder / f"{shard['file']}.bin", shard["tokens"]
-                if path.stat().st_size != size * dtype.itemsize:
-                    raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {size * dtype.itemsize}")
-                self._tokens.append(np.memmap(path, dtype, "r"))
+                sums = shard.get("blocks", {})
+                self._tokens.append(folder.array(f"{shard['file']}.bin", dtype, shard["tokens"], sums.get("bin")))
                 if index["masked"]:
-                    self._masks.append(np.memmap(path.with_suffix(".mask"), np.uint8, "r"))
+                    mask = folder.array(f"{shard['file']}.mask", np.dtype(np.uint8), shard["tokens"], sums.get("mask"))
+                    self._masks.append(mask)
         except (OSError, ValueError, KeyError) as error:
-            raise Corrupted(f"token shards in {folder} cannot be read: {error}", hint="run the step again") from error
+            if isinstance(error, MojiangError):
+                raise
+            raise Corrupted(f"token shards in {where} cannot be read: {error}", hint="run the step again") from error
         self.lengths: Ints = lengths
         self.shards: list[dict[str, Any]] = index["shards"]
         self._shard_of = np.repeat(np.arange(len(self.shards)), [s["sequences"] for s in self.shards])
@@ -212,6 +299,22 @@ class Shards:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def verify(self) -> None:
+        """Read everything and compare it with its checksums; those of a URL are compared whenever they are read.
+
+        Raises:
+            Corrupted: a block differs.
+        """
+        for number, shard in enumerate(self.shards):
+            for kind, arrays in zip(KINDS, (self._tokens, self._masks), strict=True):
+                for block, expected in enumerate(shard.get("blocks", {}).get(kind, []) if arrays else []):
+                    step = BLOCK_BYTES // arrays[number].dtype.itemsize
+                    found = checksum(arrays[number][block * step : (block + 1) * step].tobytes())
+                    if found != expected:
+                        name = f"{shard['file']}.{kind}"
+                        raise Corrupted(f"block {block} of {name} in {self.where} differs from its checksum",
+                                        hint="run the step again, or copy the shards again")  # fmt: skip
 
     @cached_property
     def num_targets(self) -> int:
@@ -336,6 +439,13 @@ class PackedRows:
             yield self.rows(n if n < len(self) else -1 for n in range(first, first + batch_rows))
 
 
+def sample_of(shards: Shards, num_tokens: int) -> Ints:
+    """Numbers of sequences drawn evenly, of about so many tokens together: always the same ones."""
+    order = keyed_order(len(shards), 0, 0)
+    enough = int(np.searchsorted(np.cumsum(shards.lengths[order]), num_tokens)) + 1
+    return order[:enough]
+
+
 def keyed_order(num_rows: int, seed: int, epoch: int) -> Ints:
     """The order of rows in an epoch: a permutation that depends on (seed, epoch) only, the same on every machine.
 
@@ -343,11 +453,12 @@ def keyed_order(num_rows: int, seed: int, epoch: int) -> Ints:
     """
     with np.errstate(over="ignore"):
         key = np.uint64(seed % 2**32) << np.uint64(32) | np.uint64(epoch % 2**32)
-        x = _mix(np.arange(num_rows, dtype=np.uint64) + _mix(np.array([key], np.uint64)))
+        x = mix64(np.arange(num_rows, dtype=np.uint64) + mix64(np.array([key], np.uint64)))
     return np.argsort(x, kind="stable")
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele et al. 2014) as a hash of each number; call it where overflow is no warning."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

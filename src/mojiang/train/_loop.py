@@ -1,8 +1,8 @@
 """The training loop: the only one, for every recipe that changes weights by gradient.
 
-A step is a global batch of rows. Its loss is the sum over all trained tokens divided by their number, whatever the
-micro-batches. Everything a step depends on is a function of (seed, step), so that a run continued from a checkpoint is
-the run that was never interrupted, bit for bit on a CPU.
+A step is a global batch of rows. Its loss is a sum over all that is trained on, divided by its number, whatever the
+micro-batches and ranks. Everything a step depends on is a function of (seed, step), so that a run continued from a
+checkpoint is the run that was never interrupted, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -10,56 +10,36 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from mojiang.core.errors import RunFailed, Unavailable
+from mojiang.core.errors import RunFailed
 from mojiang.core.run import Run
-from mojiang.model.decoder import Decoder
-from mojiang.tokenizer._pack import PackedRows, Rows
-from mojiang.train._batches import Source
-from mojiang.train._checkpoint import load_checkpoint, save_checkpoint
-from mojiang.train._loss import Loss, accumulate, compile_model, flops_per_token, loss_sum, measure_bits
+from mojiang.model._layers import set_dropout_keys
+from mojiang.model.network import Network
+from mojiang.train._average import Average
+from mojiang.train._batches import Batch, Source
+from mojiang.train._checkpoint import Checkpointer
+from mojiang.train._compile import compile_model
+from mojiang.train._memory import checkpoint_activations, without_history
+from mojiang.train._objective import Objective
 from mojiang.train._optim import build_optimizers
-from mojiang.train._schedule import warmup_stable_decay
+from mojiang.train._parallel import World
+from mojiang.train._precision import LossScale, dtype_of, set_precision
+from mojiang.train._profile import profiled
+from mojiang.train._progress import Step, Voice
+from mojiang.train._schedule import Plateau, factor
+from mojiang.train._sentinel import Sentinel
+from mojiang.train._settings import Settings
 
 CHECKPOINT_SECONDS = 5.0
 CHECKPOINT_SHARE = 0.02
 """A checkpoint every few seconds, and seldom enough that writing them takes at most this share of the time."""
-PROGRESS_SECONDS = 0.5
-CURVE_POINTS = 400
-"""Points of the loss curve, at steps that depend on nothing but the number of steps."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the weights, besides model, data and seed; saved before the first step and kept on resume."""
-
-    num_steps: int
-    batch_rows: int
-    micro_rows: int
-    context: int
-    lr_matrix: float
-    lr_embedding: float
-    optimizer: str = "muon"
-    weight_decay: float = 0.0
-    warmup: int = 20
-    decay_share: float = 0.6
-    clip: float = 1.0
-    precision: str = "fp32"
-    compile: bool = False
-    num_threads: int = 1
-    validations: int = 4
-    peak_flops: float = 0.0
-    """FLOP/s of the fastest matrix product measured here; 0 leaves MFU out."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of activations and of products."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
 @dataclass(frozen=True)
@@ -69,146 +49,239 @@ class Result:
     steps: int
     tokens: int
     loss: float
-    """Mean nats per trained token over the last steps."""
+    """Of the last step."""
     seconds: float
-    bits_per_byte: float
-    """Of the last validation; NaN without a validation split."""
+    validation: dict[str, float]
+    """Of the weights that were kept; empty without a validation split."""
+    best_step: int
     compiled: bool
+    planned: dict[str, Any] = field(default_factory=dict)
+    """What it took beside what was foreseen."""
 
 
 class Training:
     """A model on its way: optimizers, step count, and the state that a checkpoint holds."""
 
-    def __init__(self, model: Decoder, settings: Settings, run: Run) -> None:
-        torch.set_num_threads(settings.num_threads)  # the order of sums, and so the bits, depend on it
-        self.model, self.settings, self.run = model, settings, run
-        model.compute_dtype = settings.dtype
-        model.train()
-        s = settings
-        self.optimizers = build_optimizers(model, s.optimizer, s.lr_matrix, s.lr_embedding, s.weight_decay, s.dtype)
-        self.step = self.tokens = 0
-        self.seconds = 0.0
-        self.bits_per_byte = self.recent_loss = math.nan
-        self.folder = run.scratch / "checkpoints"
-        self.loss: Loss = loss_sum
+    def __init__(
+        self, model: Network, objective: Objective, settings: Settings, run: Run, world: World | None = None
+    ) -> None:
+        self.world = world or World()
+        # The order of sums, and so the bits, depend on the number of threads.
+        torch.set_num_threads(max(1, settings.num_threads // self.world.local_size))
+        self.objective, self.settings, self.run = self.world.stage(objective), settings, run
+        set_precision(model, settings.precision)
+        if settings.checkpointing != "none":
+            checkpoint_activations(model, settings.checkpointing)
+        self.model = self.world.wrap(model.train(), objective.generates)
         self.compiled = False
+        self.begin(settings)
 
-    def compile(self, example: Rows) -> None:
+    def begin(self, settings: Settings) -> None:
+        """Fresh optimizers at step 0, with the weights as they are."""
+        self.settings = settings
+        self.optimizers = build_optimizers(self.world.outline(self.model), settings.optim, dtype_of(settings.precision))
+        self.average = Average(self.model, settings.optim.average) if settings.optim.average else None
+        self.scale = LossScale() if settings.precision == "fp16" else None
+        self.plateau = Plateau() if settings.optim.schedule == "plateau" else None
+        rank = self.world.rank
+        self.sentinel = Sentinel(self.run.scratch / f"rank-{rank}" if rank else self.run.scratch)
+        self.checkpoints = Checkpointer(self.run.scratch / "checkpoints", self.world)
+        self.step = self.tokens = self.best_step = self.stale = 0
+        self.seconds = 0.0
+        self.loss = math.nan
+        self.validation: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.first: dict[str, float] = {}
+
+    def compile(self, example: Batch) -> None:
         """Compile for micro-batches shaped like `example`."""
-        loss = compile_model(self.model, example, self.run)
-        self.compiled = loss is not None
-        self.loss = loss or loss_sum
+        self.compiled = compile_model(self.model, self.objective, example, self.run)
 
-    def time_steps(self, batch: Callable[[int], Rows], count: int) -> float:
-        """Seconds of a step, the median of `count` after one to warm up. The model is trained on; see `restarted`."""
-        seconds = []
-        for step in range(count + 1):
-            started = time.perf_counter()
-            self.advance(batch(step))
-            seconds.append(time.perf_counter() - started)
-        return sorted(seconds[1:])[count // 2]
+    def advance(self, batch: Any) -> Step:
+        """One optimizer step on a global batch."""
+        mine = self.world.share(len(batch))
+        own = batch if len(mine) == len(batch) else batch.take(mine)
+        own = self.objective.prepare(self.model, own, self.step, self.world)
+        counts = self.world.total(self.objective.counts(own))
+        terms = self._accumulate(own, mine, counts)
+        optim = self.settings.optim
+        self.world.sum_gradients(self.model)
+        unscaled = self.scale.unscale(self.model, self.world) if self.scale else True
+        norm = self.world.gradient_norm(self.model, optim.clip or math.inf) if unscaled else math.nan
+        rate = self._set_rates()
+        if unscaled:
+            weights = self.objective.weights
+            loss = sum(weights[name] * value for name, value in terms.items())
+            self._check(Step(loss, norm, rate, terms))
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if self.average:
+                self.average.update(self.model)
+            self.loss = loss
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += batch.num_tokens
+        return Step(self.loss, norm, rate, terms)
 
-    def restarted(self, settings: Settings) -> Training:
-        """The same (compiled) model with its first weights and fresh optimizers."""
-        self.model.init_weights(self.run.seed)
-        return self.again(settings)
+    def _accumulate(self, batch: Any, numbers: Any, counts: dict[str, float]) -> dict[str, float]:
+        """Add up the gradient over micro-batches; returns each term's mean over the global batch."""
+        weights = self.objective.weights
+        sums: dict[str, Tensor] = {}
 
-    def again(self, settings: Settings) -> Training:
-        """The same (compiled) model with its weights as they are and fresh optimizers, at step 0."""
-        fresh = Training(self.model, settings, self.run)
-        fresh.loss, fresh.compiled = self.loss, self.compiled
-        return fresh
+        def forward(rows: list[int], share: bool) -> Tensor:
+            set_dropout_keys(self.model, self._row_keys(numbers, rows, len(batch) // len(numbers)))
+            losses = self.objective.losses(self.model, batch.take(rows))
+            total: Any = sum(losses[name] * (share * weights[name] / max(1e-12, counts[name])) for name in losses)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + share * value.detach()
+            return self.scale.scaled(total) if self.scale else total  # type: ignore[no-any-return]
+
+        self.world.walk(self.model, list(batch.micro(self.settings.micro)), forward)
+        values = self.world.total({name: float(value) for name, value in sums.items()})
+        return {name: value / max(1e-12, counts[name]) for name, value in values.items()}
+
+    def _row_keys(self, numbers: Any, rows: list[int], each: int) -> Tensor:
+        """A key per row, of (seed, step, row of the global batch) only; each row may have become several."""
+        first = (self.run.seed * 1_000_003 + self.step) * 65_537 % 2**62
+        return torch.tensor([first + numbers[row // each] * each + row % each for row in rows], dtype=torch.int64)
+
+    def _set_rates(self) -> float:
+        optim, total = self.settings.optim, self.settings.num_steps
+        warmup = min(optim.warmup_steps, max(1, total // 10))
+        share = self.plateau.factor if self.plateau else 1.0
+        share *= factor(optim.schedule, self.step, total, warmup, optim.decay_share)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * share
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
+    def _check(self, step: Step) -> None:
+        if not self.settings.watch.sentinel and math.isfinite(step.loss) and math.isfinite(step.norm):
+            return
+        reason = self.sentinel.look(self.step, step.loss, step.norm, step.rate, self.model)
+        if reason is not None:
+            raise RunFailed(f"step {self.step}: {reason.what}", hint=reason.hint)
+
+    def validate(self) -> bool:
+        """Measure the validation split; returns whether these weights are the best so far."""
+        self.validation = self.measure()
+        if not self.validation:
+            return False
+        name, value = next(iter(self.validation.items()))
+        if self.plateau:
+            self.plateau.see(value if self.objective.better == "lower" else -value)
+        before = self.best.get(name, math.inf if self.objective.better == "lower" else -math.inf)
+        improved = value < before if self.objective.better == "lower" else value > before
+        if improved:
+            self.best, self.best_step, self.stale = dict(self.validation), self.step, 0
+        else:
+            self.stale += 1
+        return improved
+
+    def measure(self) -> dict[str, float]:
+        """Figures of the validation split; before the first step they are kept as `first`."""
+        average = self.average.applied(self.model) if self.average else nullcontext()
+        # Compiled, with gradients: the graph of training is used; without them another would have to be compiled.
+        with average, torch.set_grad_enabled(self.compiled), without_history(self.model):
+            self.model.eval()
+            # The first rank's, for all: ranks must not differ on which weights are best, be it by a bit.
+            figures: dict[str, float] = self.world.agreed(self.objective.validate(self.model, self.settings.at_once))
+            self.world.measured(self.model)
+            self.model.train()
+        if self.step == 0:
+            self.first = figures
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        """Everything the next step depends on."""
+        return {
+            "settings": self.settings.to_dict(), "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            **{name: part.state_dict() for name, part in self._parts().items()},
+        }  # fmt: skip
+
+    def _parts(self) -> dict[str, Any]:
+        """What else has a state of its own, where it is used."""
+        parts = {"average": self.average, "scale": self.scale, "plateau": self.plateau, "sentinel": self.sentinel}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def resume(self) -> bool:
         """Continue from the newest intact checkpoint, if there is one for these settings."""
-        state = load_checkpoint(self.folder)
-        if state is None or state["settings"] != asdict(self.settings):
+        state = self.checkpoints.load_newest()
+        if state is None or replace(self.settings, num_steps=0) != replace(
+            Settings.from_dict(state["settings"]), num_steps=0
+        ):
             return False
         if self.settings.compile and not self.compiled:
-            raise Unavailable(
-                f"the run was compiled up to step {state['step']} and cannot be now, so going on would not be exact",
+            raise RunFailed(
+                f"the run was compiled up to step {state['counters']['step']} and cannot be now, so going on would not "
+                "be exact",
                 hint="bring the C++ compiler back (`mojiang doctor`) and give the same command again",
             )
-        self.model.load_state_dict(state["model"])
+        self.world.load(self.model, state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
-        self.bits_per_byte, self.recent_loss = state["bits_per_byte"], state["recent_loss"]
+            self.world.load_optimizer(optimizer, saved)
+        for name, part in self._parts().items():
+            part.load_state_dict(self.world.cut(state[name], part.state_dict()))
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
         return True
 
-    def save(self) -> None:
-        """Write a checkpoint."""
-        state = {
-            "settings": asdict(self.settings), "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers], "step": self.step,
-            "tokens": self.tokens, "seconds": self.seconds, "bits_per_byte": self.bits_per_byte,
-            "recent_loss": self.recent_loss,
-        }  # fmt: skip
-        save_checkpoint(self.folder, self.step, state)
 
-    def advance(self, rows: Rows) -> tuple[float, float]:
-        """One optimizer step on a global batch; returns its loss and the gradient's norm before clipping."""
-        factor = warmup_stable_decay(
-            self.step, self.settings.num_steps, self.settings.warmup, self.settings.decay_share
-        )
-        loss = accumulate(self.model, rows, self.settings.micro_rows, self.loss)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip or math.inf))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise RunFailed(
-                f"step {self.step}: the loss is {loss}, the gradient's norm {norm}, at {factor:.3f} times the peak "
-                f"learning rates {self.settings.lr_matrix} and {self.settings.lr_embedding}",
-                hint="lower the learning rate, or use --precision fp32; the last checkpoint is kept",
-            )
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.tokens += int(sum(stop - start for _, start, stop in rows.spans_N3.tolist()))
-        return loss, norm
+COUNTERS = ("step", "tokens", "seconds", "loss", "validation", "best", "first", "best_step", "stale")
 
 
-def fit(training: Training, source: Source, validation: PackedRows | None = None) -> Result:
-    """Train to the last step: report, validate and checkpoint on the way, stop when asked."""
+def fit(training: Training, source: Source) -> Result:
+    """Train to the last step: report, validate and checkpoint on the way, stop when asked or when it is enough."""
     run, settings = training.run, training.settings
-    flops = flops_per_token(training.model, settings.context)
-    total = settings.num_steps
-    validate_at = _validation_steps(total, settings.validations) if validation is not None else set()
-    recent: list[tuple[float, float]] = []
-    every = max(1, total // CURVE_POINTS)
-    saved_at = shown_at = started = time.monotonic()
-    pause = CHECKPOINT_SECONDS
-    before, tokens_before = training.seconds, training.tokens
-    with _frozen_objects():
+    watch, total = settings.watch, settings.num_steps
+    validate_at = _validation_steps(total, watch.validations)
+    voice = Voice(training)
+    saved_at, pause = time.monotonic(), CHECKPOINT_SECONDS
+    with _frozen_objects(), profiled(training, source) as (source, stepped):
         while training.step < total:
-            recent.append(training.advance(source.batch(training.step)))
-            if training.step in validate_at and validation is not None:
-                training.bits_per_byte = measure_bits(training.model, validation, settings.micro_rows, training.loss)
-                run.metrics(training.step, bits_per_byte=training.bits_per_byte)
-            now = time.monotonic()
-            training.seconds = before + now - started
-            rate = (training.tokens - tokens_before) / (now - started)
-            mfu = {"mfu": rate * flops / settings.peak_flops} if settings.peak_flops else {}
-            if training.step % every == 0 or training.step == total:
-                training.recent_loss, norm = (sum(column) / len(recent) for column in zip(*recent, strict=True))
-                run.metrics(training.step, loss=training.recent_loss, gradient_norm=norm, tokens_per_second=rate, **mfu)
-                recent = []
-            if now - shown_at >= PROGRESS_SECONDS or training.step == total:
-                loss = {} if math.isnan(training.recent_loss) else {"loss": round(training.recent_loss, 3)}
-                shown = loss | {name: f"{share:.0%}" for name, share in mfu.items()}
-                expected = training.tokens * total / training.step
-                run.progress(training.tokens, expected, unit="tokens", step=f"{training.step}/{total}", **shown)
-                shown_at = now
-            if now - saved_at >= pause or run.stopping:
-                training.save()
-                run.check_stop()
+            step = training.advance(source.batch(training.step))
+            voice.after(step)
+            stepped()
+            improved = training.step in validate_at and training.validate()
+            if training.step in validate_at:
+                run.metrics(training.step, **training.validation)
+            now, best = time.monotonic(), improved and watch.restores_best
+            due = now - saved_at >= pause and training.world.is_first
+            asked = training.world.most(2 if run.stopping else int(due))  # whichever rank was told to stop
+            stopping = asked == 2
+            if asked or best:
+                training.checkpoints.save(training.step, training.state(), best=best)
+                if stopping:
+                    training.checkpoints.close()
+                    run.request_stop()
+                    run.check_stop()
                 saved_at = time.monotonic()
-                pause = max(CHECKPOINT_SECONDS, (saved_at - now) / CHECKPOINT_SHARE)
-    training.save()  # so that a run killed while it writes its output trains no step again
-    return Result(
-        total, training.tokens, training.recent_loss, training.seconds, training.bits_per_byte, training.compiled
-    )
+                cost = max(saved_at - now, training.checkpoints.seconds)  # the writing thread needs a processor too
+                pause = max(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE)
+            if watch.patience and training.stale >= watch.patience:
+                run.log(f"stopped at step {training.step}: {training.stale} validations in a row without a better one")
+                break
+    t = training
+    t.checkpoints.save(t.step, t.state(), best=t.best_step == t.step)  # a kill from here on costs no step
+    training.checkpoints.close()
+    keep_weights(training)
+    figures = training.best if watch.restores_best and training.best else training.validation
+    return Result(t.step, t.tokens, t.loss, t.seconds, figures, t.best_step, t.compiled)
+
+
+def keep_weights(training: Training) -> None:
+    """Leave in the model the weights that are to be saved: the best, the average, or the last."""
+    best = training.checkpoints.load_best() if training.settings.watch.restores_best else None
+    if best is not None:
+        training.world.load(training.model, best["model"])
+        if training.average:
+            average = training.average
+            average.load_state_dict(training.world.cut(best["average"], average.state_dict()))
+    if training.average:
+        training.average.copy_to(training.model)
 
 
 def _validation_steps(num_steps: int, times: int) -> set[int]:

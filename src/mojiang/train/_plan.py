@@ -21,9 +21,9 @@ from mojiang.core.errors import Corrupted
 from mojiang.core.files import atomic_write
 from mojiang.model.decoder import Decoder, DecoderConfig
 from mojiang.tokenizer._pack import Rows
-from mojiang.train._loop import Settings
-from mojiang.train._loss import accumulate
+from mojiang.train._objective import CausalLM
 from mojiang.train._optim import build_optimizers
+from mojiang.train._settings import Optim
 
 MIN_BYTES = 50_000
 """Less text than this teaches no model to beat gzip, whatever the time."""
@@ -65,49 +65,25 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, written to disk before the first step so that a resumed run keeps to it."""
+    """What was chosen for this machine, written to disk before the first step so that a resumed run keeps to it."""
 
     shape: Shape
-    settings: Settings
-    tokens: int
-    epochs: float
-    parameters: int
-    memory_bytes: int
+    num_threads: int
     validation_tokens: int
     """About how many tokens of validation documents are measured each time."""
-    seconds: float | None = None
-    """Predicted seconds of training; None when steps were given and nothing was timed."""
 
     def save(self, path: Path) -> None:
         """Write the plan, whole or not at all."""
         atomic_write(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
-    def load(cls, path: Path) -> Plan | None:
-        """The plan written before, or None."""
-        if not path.exists():
-            return None
+    def load(cls, path: Path) -> Plan:
+        """The plan written before."""
         try:
             values: dict[str, Any] = json.loads(path.read_text())
-            values["shape"], values["settings"] = Shape(**values["shape"]), Settings(**values["settings"])
-            return cls(**values)
+            return cls(**{**values, "shape": Shape(**values["shape"])})
         except (ValueError, TypeError, KeyError) as error:
             raise Corrupted(f"{path} cannot be read: {error}", hint="delete its folder and start again") from error
-
-    def describe(self) -> str:
-        """The plan in one line."""
-        s = self.settings
-        shape = f"{self.shape.num_layers} layers of {self.shape.hidden_size}"
-        finish = ""
-        if self.seconds is not None:
-            done = time.strftime("%H:%M", time.localtime(time.time() + self.seconds))
-            finish = f", about {self.seconds / 60:.1f} min, done at {done}"
-        return (
-            f"plan: {self.parameters / 1e6:.1f} M parameters ({shape}), "
-            f"{s.num_steps} steps of {s.batch_rows * s.context:,} tokens = {self.tokens / 1e6:.2f} M tokens "
-            f"({self.epochs:.1f} epochs), {s.precision}{', compiled' if s.compile else ''}, "
-            f"memory about {self.memory_bytes / 2**30:.1f} GiB{finish}"
-        )
 
 
 def predicted_loss(parameters: float, tokens: float, unique_tokens: float) -> float:
@@ -141,34 +117,18 @@ def block_parameters(shape: Shape) -> int:
     return config.num_parameters - 64 * shape.hidden_size
 
 
-def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor up to `most`, so that all micro-batches of a batch have one shape.
-
-    >>> largest_divisor(12, 5)
-    4
-    """
-    return max(d for d in range(1, max(1, min(number, most)) + 1) if number % d == 0)
-
-
-def memory_bytes(config: DecoderConfig, micro_tokens: int, dtype: torch.dtype) -> int:
-    """Estimate of the peak: weights, gradients, optimizer state, activations and logits of a micro-batch."""
-    per_token = config.num_hidden_layers * (10 * config.hidden_size + 4 * config.intermediate_size)
-    activations = micro_tokens * (per_token * dtype.itemsize + config.vocab_size * (dtype.itemsize + 8))
-    return 16 * config.num_parameters + activations + 300 * 2**20  # the interpreter and PyTorch themselves
-
-
 def time_step(config: DecoderConfig, rows: int, context: int, dtype: torch.dtype, device: str) -> float:
     """Seconds of an uncompiled training step (one micro-batch, with optimizer), the faster of two."""
     model = Decoder(config).init_weights(seed=0).to(device)
     model.compute_dtype = dtype
-    optimizers = build_optimizers(model, "muon", 0.0, 0.0, 0.0, dtype)
+    optimizers = build_optimizers(model, Optim(optimizer="muon", learning_rate=1e-9), dtype)
     spans = np.stack([np.arange(rows), np.zeros(rows, int), np.full(rows, context)], axis=1)
     tokens = np.arange(rows * context).reshape(rows, context) % config.vocab_size
     batch = Rows(tokens, tokens, np.tile(np.arange(context), (rows, 1)), spans)
-    seconds = []
+    objective, seconds = CausalLM(), []
     for _ in range(3):
         started = time.perf_counter()
-        accumulate(model, batch, rows)
+        objective.losses(model, batch)["loss"].backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from mojiang.core.artifact import Kind
-from mojiang.core.recipe import DatasetRef, Metrics, Recipe, TokenizerRef
+from mojiang.core.errors import BadInput
+from mojiang.core.recipe import DatasetRef, Metrics, ModelRef, Recipe, TokenizerRef
 from mojiang.core.run import Run
+from mojiang.train._families import SEQ2SEQ, TRAINS, FamilyName, ObjectiveName, check_family
+from mojiang.train._settings import Compute, Length, Optim, Watch
 
 if TYPE_CHECKING:
-    from mojiang.tokenizer._pack import PackedRows, Shards
+    from mojiang.model.network import Network
+    from mojiang.tokenizer._pack import Shards
     from mojiang.tokenizer.load import Tokenizer
+    from mojiang.train._batches import Source
+    from mojiang.train._corruption import Layout, Noise
     from mojiang.train._loop import Training
-    from mojiang.train._plan import Plan, Shape
+    from mojiang.train._objective import Objective
+    from mojiang.train._plan import Plan
 
-VALIDATION_SHARE = 0.015  # of the time, for each validation during training
+MAX_EPOCHS = 24
+VALIDATION_SHARE = 0.015
+"""Of the time, for each validation during training."""
 
 
 class Pretrain(Recipe):
-    """Train a language model from scratch on packed documents.
+    """Train a language model from scratch on documents, or go on training one: decoders, encoders, encoder–decoders.
 
     One dial: `minutes`. A few steps are timed on this machine, then depth, width and number of tokens are chosen for
-    the time and the corpus, and printed. Give `steps` instead for the same shape and length on every machine.
+    the time and the corpus, and printed. Give `steps` instead for the same shape and length on every machine. What is
+    trained is the `objective`: to continue text, or to restore what was hidden, swapped or replaced in it.
 
     When not to use: when a pre-trained model of the language exists; then `sft` needs far less text and time.
-    Source: Hoffmann et al. 2022 (compute-optimal training); Jordan et al. 2024 (Muon); Hu et al. 2024 (schedule).
+    Source: Hoffmann et al. 2022 (compute-optimal training); Jordan et al. 2024 (Muon); Hu et al. 2024 (schedule);
+    Devlin et al. 2019, Lan et al. 2020, Clark et al. 2020, Raffel et al. 2020, Lewis et al. 2020 (objectives).
     Example:
-        >>> Pretrain(data="corpus", tokenizer="bpe", minutes=5).optimizer
+        >>> Pretrain(data="corpus", tokenizer="bpe", minutes=5).optim.optimizer
         'muon'
     """
 
@@ -40,102 +52,116 @@ class Pretrain(Recipe):
 
     data: DatasetRef
     """Documents, split into train and validation."""
-    tokenizer: TokenizerRef
-    """The tokenizer to use; it is copied into the model."""
-    minutes: float | None = Field(None, gt=0, le=60 * 24 * 30)
-    """Wall-clock minutes for the whole step, planning and compiling included."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps, instead of minutes."""
+    tokenizer: TokenizerRef | None = None
+    """The tokenizer to use; it is copied into the model. Not with `model`, which has its own."""
+    model: ModelRef | None = None
+    """A model to go on training, instead of a new one."""
+    objective: ObjectiveName = "causal"
+    """causal: the next token; masked: hidden tokens (_nsp, _sop: and whether two texts belong together, are in order);
+    replaced_token: which tokens were replaced; span_corruption: what stood in holes; denoising: the ungarbled text."""
+    family: FamilyName | None = None
+    """Architecture of a new model; left out: qwen3, or what the objective is known from (bert, albert, electra, t5,
+    bart)."""
     depth: int | None = Field(None, ge=1, le=128)
-    """Layers; chosen when left out."""
+    """Layers of a new model; chosen when left out."""
     width: int | None = Field(None, ge=64, le=16384, multiple_of=64)
-    """Hidden size; chosen when left out."""
+    """Hidden size of a new model; chosen when left out."""
     context: int = Field(1024, ge=32, le=131072)
-    """Tokens a row holds, and the longest text the model reads."""
+    """Tokens a row holds, and the longest text a new model reads."""
     batch_tokens: int = Field(4096, ge=32)
     """Tokens of an optimizer step."""
-    micro_tokens: int = Field(8192, ge=32)
-    """Tokens in memory at once; changes memory and speed, not the result."""
-    optimizer: Literal["muon", "adamw"] = "muon"
-    """Muon for the matrices with AdamW for the rest, or AdamW for everything."""
-    learning_rate: float = Field(0.02, gt=0)
-    """Peak rate of the matrices (for adamw about 0.002)."""
-    embedding_learning_rate: float = Field(0.0012, gt=0)
-    """Peak rate of embeddings and norms (AdamW)."""
-    weight_decay: float = Field(0.05, ge=0)
-    """Decoupled, on the matrices."""
-    warmup_steps: int = Field(20, ge=1)
-    """Steps until the peak rate."""
-    decay_share: float = Field(0.7, gt=0, le=1)
-    """Share of the steps, at the end, over which the rate falls to zero."""
-    clip: float = Field(1.0, ge=0)
-    """Longest gradient over all parameters; 0 for no clipping. (Muon's updates have one length anyway.)"""
     fim_rate: float = Field(0.1, ge=0, le=1)
-    """Share of code documents rearranged to teach filling in the middle."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the processor has instructions for it."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; auto: when the run is long enough to earn the compile time back."""
-    validations: int = Field(4, ge=0, le=100)
-    """Times that bits per byte are measured on validation documents."""
+    """With objective causal, share of code documents rearranged to teach filling in the middle."""
+    mask_rate: float | None = Field(None, gt=0, lt=1)
+    """Share of tokens that other objectives hide; left out: 0.15, with denoising 0.3."""
+    whole_words: bool = False
+    """Mask whole words, not pieces of them."""
+    length: Length = Length(minutes=10)
+    """How long."""
+    optim: Optim = Optim(
+        optimizer="muon", learning_rate=0.02, embedding_learning_rate=0.0012, weight_decay=0.05, warmup_steps=20
+    )
+    """How a gradient becomes a step."""
+    compute: Compute = Compute()
+    """How the work is done."""
+    watch: Watch = Watch()
+    """What is looked at on the way."""
 
     @model_validator(mode="after")
-    def _one_length(self) -> Pretrain:
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError("give either minutes or steps")
-        if self.batch_tokens % self.context or self.micro_tokens < self.context:
-            raise ValueError(
-                f"batch_tokens ({self.batch_tokens}) must be a multiple of context ({self.context}), "
-                f"micro_tokens ({self.micro_tokens}) at least as large"
-            )
+    def _consistent(self) -> Pretrain:
+        if (self.tokenizer is None) == (self.model is None):
+            raise ValueError("give either a tokenizer (for a new model) or a model (to go on training it)")
+        if self.model and (self.depth or self.width):
+            raise ValueError("depth and width are those of the model that is trained on; leave them out")
+        if self.batch_tokens % self.context:
+            raise ValueError(f"batch_tokens ({self.batch_tokens}) must be a multiple of context ({self.context})")
+        if self.model and self.family:
+            raise ValueError("the family is that of the model that is trained on; leave it out")
+        if self.mask_rate is not None and self.objective == "causal":
+            raise ValueError("mask_rate is for objectives that hide tokens, and causal hides none")
+        if self.whole_words and not self.objective.startswith(("masked", "replaced")):
+            raise ValueError(f"whole_words is for objectives that mask tokens; {self.objective} does not")
+        if self.family:
+            try:
+                check_family(self.objective, self.family)
+            except BadInput as error:
+                raise ValueError(f"{error}; {error.hint}") from None
         return self
 
     def run(self, run: Run) -> Metrics:
-        """Pack, plan, train, save the model folder."""
-        from mojiang.model.load import save_model
-        from mojiang.tokenizer._pack import PackedRows
+        """Lay out, plan, train, save the model folder."""
         from mojiang.tokenizer.load import load_tokenizer
-        from mojiang.train._batches import Shuffled
-        from mojiang.train._loop import fit
-        from mojiang.train._plan import Plan
+        from mojiang.train._session import Job, outcome, save, train
 
         started = time.monotonic()
-        tokenizer = load_tokenizer(run.input("tokenizer").path)
-        shards, held_out = self._shards(run, tokenizer)
-        rows = PackedRows(shards, self.context)
-        if held_out is not None and len(held_out):
-            # One compiled graph serves training and validation only if their span tables have one shape.
-            rows.spans_per_row = max(rows.spans_per_row, PackedRows(held_out, self.context).spans_per_row)
+        origin = run.input("model" if self.model else "tokenizer").path
+        tokenizer, family = load_tokenizer(origin), self._family(origin)
+        noise = self._noise(tokenizer)
+        shards, held_out = self._shards(run, tokenizer, noise)
+        rows = self._layout(shards, noise)
         run.log(
             f"{len(shards):,} sequences, {rows.num_targets:,} tokens in {len(rows):,} rows ({rows.token_use:.1%} used)"
         )
-        plan = Plan.load(run.scratch / "plan.json")
-        if plan is None:
-            plan, training, validation = self._plan(run, tokenizer, rows, held_out, started)
-            plan.save(run.scratch / "plan.json")
-        else:
-            validation = _sample(held_out, plan.validation_tokens, self.context, rows)
-            training = self._training(run, tokenizer, plan, rows)
-            if training.resume():
-                run.log(f"continuing at step {training.step} of {plan.settings.num_steps}")
-        run.log(plan.describe())
-        result = fit(training, Shuffled(rows, plan.settings.batch_rows, run.seed), validation)
-        save_model(training.model, run.input("tokenizer").path, run.out)
-        metrics: Metrics = {
-            "parameters": plan.parameters, "steps": result.steps, "tokens": result.tokens,
-            "epochs": round(plan.epochs, 3),
-            "loss": round(result.loss, 5), "train_seconds": round(result.seconds, 2),
-            "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
-            "precision": plan.settings.precision,
-            "compiled": int(result.compiled),
-        }  # fmt: skip
-        if validation is not None and self.validations:
-            metrics["validation_bits_per_byte"] = round(result.bits_per_byte, 5)
+        batch_rows = min(max(1, self.batch_tokens // rows.row_tokens), len(rows))
+        plan = self._plan(run, tokenizer, rows.num_targets, batch_rows, family)
+        model = self._model(run, origin, tokenizer, plan, family)
+        validation = self._sample(held_out, plan.validation_tokens, rows, noise) if self.watch.validations else None
+        objective, source = self._task(run, model, rows, validation, batch_rows, noise)
+        job = Job(
+            model, objective, source, batch_rows, self.length, self.optim, self.compute,
+            self.watch.when(validation is not None), context=self.context, row_cost=rows.row_tokens,
+            max_epochs=MAX_EPOCHS, started=started, num_threads=plan.num_threads,
+        )  # fmt: skip
+        training, result = train(run, job)
+        metrics = outcome(training, result, job)
+        if self.objective == "replaced_token":
+            self._keep_discriminator(run, training)
+        save(training, origin, run)
         return metrics
 
-    def _shards(self, run: Run, tokenizer: Tokenizer) -> tuple[Shards, Shards | None]:
+    def _family(self, origin: Path) -> str:
+        """The architecture, refused where the objective cannot train it."""
+        from mojiang.model.load import read_config
+
+        if self.model is None:
+            return self.family or TRAINS[self.objective][1][0]
+        family = str(read_config(origin).get("model_type"))
+        check_family(self.objective, family)
+        return family
+
+    def _noise(self, tokenizer: Tokenizer) -> Noise | None:
+        """What hides tokens; None for the causal objective."""
+        from mojiang.train._corruption import RATES, Noise
+
+        if self.objective == "causal":
+            return None
+        rate = RATES[self.objective] if self.mask_rate is None else self.mask_rate
+        noise = Noise(self.objective, tokenizer, self.context, rate, self.whole_words)
+        noise.check()
+        return noise
+
+    def _shards(self, run: Run, tokenizer: Tokenizer, noise: Noise | None) -> tuple[Shards, Shards | None]:
         """Token shards of the train and validation documents, made once per run and kept in its scratch."""
-        from mojiang.core.errors import BadInput
         from mojiang.data._documents import read_documents
         from mojiang.tokenizer._encode import document_sequences, read_texts
         from mojiang.tokenizer._pack import Shards, write_shards
@@ -148,11 +174,11 @@ class Pretrain(Recipe):
             if (folder / "index.json").exists():
                 made[split] = Shards(folder)
             elif any((data / split).glob("documents-*.parquet")):
-                batches = read_documents(data, split, columns=["id", "text", "format"])
+                texts = read_texts(read_documents(data, split, columns=["id", "text", "format"]))
                 rate = self.fim_rate if split == "train" else 0.0
-                sequences = document_sequences(
-                    read_texts(batches), tokenizer, seed=run.seed, fim_rate=rate, fim_characters=2 * self.context
-                )
+                sequences = noise.sequences(texts) if noise else document_sequences(
+                    texts, tokenizer, seed=run.seed, fim_rate=rate, fim_characters=2 * self.context
+                )  # fmt: skip
                 made[split] = write_shards(sequences, folder, tokenizer.vocab_size)
         if "train" not in made or made["train"].num_text_bytes < MIN_BYTES:
             size = made["train"].num_text_bytes if "train" in made else 0
@@ -162,99 +188,82 @@ class Pretrain(Recipe):
             )
         return made["train"], made.get("validation")
 
-    def _plan(
-        self, run: Run, tokenizer: Tokenizer, rows: PackedRows, held_out: Shards | None, started: float
-    ) -> tuple[Plan, Training, PackedRows | None]:
-        """Choose shape and steps; the model that comes with the plan is compiled and has taken no step."""
-        from dataclasses import replace
+    def _layout(self, shards: Shards, noise: Noise | None, chosen: Any = None) -> Layout:
+        """The rows of the shards, or of some of their sequences."""
+        from mojiang.tokenizer._pack import PackedRows
 
-        from mojiang.core.engine import cpu_count
+        return noise.layout(shards, chosen) if noise else PackedRows(shards, self.context, chosen)
+
+    def _sample(self, held_out: Shards | None, num_tokens: int, like: Layout, noise: Noise | None) -> Layout | None:
+        """Rows of validation documents, drawn evenly, of about `num_tokens` tokens."""
+        from mojiang.tokenizer._pack import PackedRows, sample_of
+
+        if held_out is None or len(held_out) == 0:
+            return None
+        rows = self._layout(held_out, noise, sample_of(held_out, num_tokens))
+        if isinstance(rows, PackedRows) and isinstance(like, PackedRows):  # one shape, one compiled graph
+            rows.spans_per_row = like.spans_per_row = max(rows.spans_per_row, like.spans_per_row)
+        return rows
+
+    def _plan(self, run: Run, tokenizer: Tokenizer, num_tokens: int, batch_rows: int, family: str) -> Plan:
+        """Shape, threads and size of the validation sample: chosen once, kept in the scratch folder."""
+        from mojiang.core.engine import thread_count
         from mojiang.train import _plan as planning
-        from mojiang.train._loop import Settings
-        from mojiang.train._peak import fast_dtype, measure_peak
+        from mojiang.train._peak import fast_dtype
 
-        dtype = fast_dtype(run.device, self.precision)
-        batch_rows = min(self.batch_tokens // self.context, len(rows))
-        micro_rows = planning.largest_divisor(batch_rows, self.micro_tokens // self.context)
-        shape = self._shape(tokenizer, rows, dtype, run.device, started)
-        config = shape.config(tokenizer.vocab_size, self.context, tokenizer.eos_id, tokenizer.pad_id)
-        num_threads = cpu_count()
-        if self.minutes is not None and run.device == "cpu":
-            num_threads = planning.fastest_threads(num_threads, config, micro_rows, self.context, dtype)
-        expected = self.steps or int(60 * (self.minutes or 0) / 0.5)
-        work = 6.0 * config.num_parameters * expected * batch_rows * self.context
-        compile = self.compile == "on" or (self.compile == "auto" and work > COMPILE_FLOPS)
-        settings = Settings(
-            num_steps=expected, batch_rows=batch_rows, micro_rows=micro_rows, context=self.context,
-            lr_matrix=self.learning_rate, lr_embedding=self.embedding_learning_rate, optimizer=self.optimizer,
-            weight_decay=self.weight_decay, warmup=self.warmup_steps, decay_share=self.decay_share, clip=self.clip,
-            precision="bf16" if dtype.itemsize == 2 else "fp32", compile=compile, num_threads=num_threads,
-            validations=self.validations if held_out is not None else 0,
-            peak_flops=measure_peak(run.device, dtype),
-        )  # fmt: skip
-        plan = planning.Plan(
-            shape=shape, settings=settings, tokens=0, epochs=0.0, parameters=config.num_parameters,
-            memory_bytes=planning.memory_bytes(config, micro_rows * self.context, dtype), validation_tokens=0,
-        )  # fmt: skip
-        training = self._training(run, tokenizer, plan, rows)
-        seconds, num_steps = None, expected
-        tokens_per_step = batch_rows * self.context
-        validation_tokens = 2**17
-        if self.minutes is not None:
-            per_step = training.time_steps(lambda step: rows.rows(range(batch_rows)), 4)
-            seconds = 60 * self.minutes - (time.monotonic() - started)
-            validation_tokens = int(VALIDATION_SHARE * 60 * self.minutes * 3 * tokens_per_step / per_step)
-            seconds *= 0.94 - settings.validations * VALIDATION_SHARE
-            most = planning.MAX_EPOCHS * rows.num_targets // tokens_per_step
-            num_steps = max(1, min(int(seconds / per_step), most))
-            seconds = num_steps * per_step
-        settings = replace(settings, num_steps=num_steps, compile=training.compiled)
-        tokens = int(num_steps * tokens_per_step * rows.token_use)
-        plan = replace(
-            plan, settings=settings, tokens=tokens, epochs=tokens / rows.num_targets, seconds=seconds,
-            validation_tokens=validation_tokens,
-        )  # fmt: skip
-        return plan, training.restarted(settings), _sample(held_out, validation_tokens, self.context, rows)
+        path = run.scratch / "plan.json"
+        if path.exists():
+            return planning.Plan.load(path)
+        dtype = fast_dtype(run.device, self.compute.precision)
+        shape, threads, validation_tokens = planning.shape_for_corpus(num_tokens), thread_count(), 2**17
+        minutes = self.length.minutes
+        if minutes is not None:
+            cost = planning.probe_speed(tokenizer.vocab_size, batch_rows, self.context, dtype, run.device)
+            if not (self.depth and self.width):
+                shape = planning.choose_shape(num_tokens, lambda s: 0.8 * 60 * minutes / cost(s))
+            validation_tokens = int(VALIDATION_SHARE * 60 * minutes * 3 / cost(shape))
+            if run.device == "cpu":
+                config = shape.config(tokenizer.vocab_size, self.context, 0, 0)
+                threads = planning.fastest_threads(threads, config, batch_rows, self.context, dtype)
+        # Two stacks of half the layers cost about what the decoder does that was timed.
+        layers = -(-shape.num_layers // 2) if family in SEQ2SEQ else shape.num_layers
+        plan = planning.Plan(planning.Shape(self.width or shape.hidden_size, self.depth or layers), threads,
+                             validation_tokens)  # fmt: skip
+        plan.save(path)
+        return plan
 
-    def _shape(self, tokenizer: Tokenizer, rows: PackedRows, dtype: object, device: str, started: float) -> Shape:
-        from mojiang.train import _plan as planning
+    def _model(self, run: Run, origin: Path, tokenizer: Tokenizer, plan: Plan, family: str) -> Network:
+        from mojiang.train import _families
+        from mojiang.train._parallel import loading_device
+        from mojiang.train._supervised import set_dropout
 
-        if self.minutes is None or (self.depth and self.width):
-            shape = planning.shape_for_corpus(rows.num_targets)
+        if self.model is not None:
+            model = _families.load_for(self.objective, origin, tokenizer, self.context, run.log)
         else:
-            batch = min(self.batch_tokens // self.context, len(rows))
-            cost = planning.probe_speed(tokenizer.vocab_size, batch, self.context, dtype, device)  # type: ignore[arg-type]
-            left = 60 * self.minutes - (time.monotonic() - started)
-            shape = planning.choose_shape(rows.num_targets, lambda s: 0.85 * left / cost(s))
-        return planning.Shape(self.width or shape.hidden_size, self.depth or shape.num_layers)
+            size = tokenizer.vocab_size
+            made = _families.new_model(family, self.objective, plan.shape, size, self.context, tokenizer)
+            model = made.init_weights(run.seed)
+        # Text is seen a few times only: ALBERT and T5 v1.1 gained by it. The config keeps its rates for fine-tuning.
+        set_dropout(model, 0.0)
+        return model.to(loading_device(self.compute.parallel, run.device))
 
-    def _training(self, run: Run, tokenizer: Tokenizer, plan: Plan, rows: PackedRows) -> Training:
-        from mojiang.model.decoder import Decoder
-        from mojiang.train._loop import Training
+    def _task(
+        self, run: Run, model: Network, rows: Layout, validation: Layout | None, batch_rows: int, noise: Noise | None
+    ) -> tuple[Objective, Source]:
+        """What is trained for, on which batches."""
+        from mojiang.train import _corruption, _pretraining
+        from mojiang.train._batches import Shuffled
 
-        config = plan.shape.config(tokenizer.vocab_size, self.context, tokenizer.eos_id, tokenizer.pad_id)
-        model = Decoder(config).init_weights(run.seed).to(run.device)
-        training = Training(model, plan.settings, run)
-        if plan.settings.compile:
-            training.compile(rows.rows(range(plan.settings.micro_rows)))
-        return training
+        if noise is None:
+            packed: Any = rows
+            return _pretraining.causal(model, validation), Shuffled(packed, batch_rows, run.seed)
+        fixed = () if validation is None else _corruption.Fixed(noise, validation, batch_rows)
+        return _pretraining.objective(noise, fixed), _corruption.source(noise, rows, batch_rows, run.seed)
 
+    def _keep_discriminator(self, run: Run, training: Training) -> None:
+        """Write ELECTRA's generator beside the model, which is the discriminator alone."""
+        from mojiang.model.load import save_model
 
-COMPILE_FLOPS = 8e12
-"""Work from which `compile=auto` compiles: it took 3 to 24 s on 2 cores, and small models then train up to 1.7 times
-faster; shorter runs hardly earn that back."""
-
-
-def _sample(held_out: Shards | None, num_tokens: int, context: int, like: PackedRows) -> PackedRows | None:
-    """Rows of validation documents, drawn evenly, of about `num_tokens` tokens and with span slots as in training."""
-    import numpy as np
-
-    from mojiang.tokenizer._pack import PackedRows, keyed_order
-
-    if held_out is None or len(held_out) == 0:
-        return None
-    order = keyed_order(len(held_out), 0, 0)
-    enough = int(np.searchsorted(np.cumsum(held_out.lengths[order]), num_tokens)) + 1
-    packed = PackedRows(held_out, context, chosen=order[:enough])
-    packed.spans_per_row = like.spans_per_row = max(packed.spans_per_row, like.spans_per_row)
-    return packed
+        both: Any = training.model
+        save_model(both.generator, None, run.out / "generator")
+        training.model = both.discriminator

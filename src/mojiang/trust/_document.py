@@ -81,6 +81,8 @@ class Document:
     summary: str
     figures: list[Figure]
     sections: list[Section]
+    kind: str = "Model card"
+    """What stands above the title."""
 
 
 def show(cell: Cell) -> str:

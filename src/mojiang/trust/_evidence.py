@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mojiang.core.artifact import Artifact
 from mojiang.core.store import Store
-from mojiang.data._documents import SPLITS, read_documents, shard_exists
+from mojiang.data._documents import SPLITS, read_documents, read_shards, shard_exists, shard_paths
+from mojiang.data.examples import forms_in
 
 
 def reports_on(store: Store, model: Artifact) -> list[Artifact]:
@@ -41,31 +43,48 @@ class Share:
 def training_data(store: Store, model: Artifact) -> list[Share]:
     """What the model and its ancestors were trained on: the training documents behind every `train.*` step.
 
-    A step that read conversations made from documents counts the documents. Largest share first; a dataset read by
-    two steps is counted once.
+    A step that read conversations mined from documents counts the documents; examples count as they are. Largest share
+    first; a dataset read by two steps is counted once.
     """
     rows: Counter[tuple[str, str, str, str]] = Counter()
     sizes: Counter[tuple[str, str, str, str]] = Counter()
-    for dataset in _document_datasets(store, model):
-        split = None if shard_exists(dataset.path) else "train"
-        columns = ["source", "licence", "language", "format", "bytes"]
-        for batch in read_documents(dataset.path, split, columns=columns):
-            keys = list(zip(*(batch.column(name).to_pylist() for name in columns[:4]), strict=True))
-            rows.update(keys)
-            for key, size in zip(keys, batch.column("bytes").to_pylist(), strict=True):
-                sizes[key] += size
+    for dataset in _trained_on(store, model):
+        for key, size in _described(dataset):
+            rows[key] += 1
+            sizes[key] += size
     return [Share(*key, documents=rows[key], bytes=size) for key, size in sizes.most_common()]
 
 
-def _document_datasets(store: Store, model: Artifact) -> list[Artifact]:
-    """Datasets of documents nearest to each training step among the model and its ancestors."""
+def _described(dataset: Artifact) -> Iterator[tuple[tuple[str, str, str, str], int]]:
+    """Source, licence, language and format of every training row of a dataset, and its bytes."""
+    if _has_documents(dataset):
+        split = None if shard_exists(dataset.path) else "train"
+        columns = ["source", "licence", "language", "format", "bytes"]
+        for batch in read_documents(dataset.path, split, columns=columns):
+            for source, licence, language, form, size in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                yield (source, licence, language, form), size
+        return
+    for form in forms_in(dataset.path):
+        columns = ["origin", "licence", "language", "bytes"]
+        for batch in read_shards(shard_paths(dataset.path, "train", form), columns):
+            for origin, licence, language, size in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                yield (origin, licence, language, form), size
+
+
+def _has_documents(dataset: Artifact) -> bool:
+    return any(shard_exists(folder) for folder in (dataset.path, *(dataset.path / split for split in SPLITS)))
+
+
+def _trained_on(store: Store, model: Artifact) -> list[Artifact]:
+    """Datasets with sources of their own (documents, examples) nearest to each training step of model and ancestors."""
     found: dict[str, Artifact] = {}
     steps = [a for a in store.lineage(model) if a.kind == "model" and a.recipe.startswith("train.")]
     pending = [parent for step in steps for parent in store.parents(step) if parent.kind == "dataset"]
     while pending:
         dataset = pending.pop()
-        if shard_exists(dataset.path) or any(shard_exists(dataset.path / split) for split in SPLITS):
+        above = [parent for parent in store.parents(dataset) if parent.kind == "dataset"]
+        if _has_documents(dataset) or not above:
             found[dataset.fingerprint] = dataset
         else:
-            pending.extend(parent for parent in store.parents(dataset) if parent.kind == "dataset")
+            pending.extend(above)
     return [found[fingerprint] for fingerprint in sorted(found)]

@@ -36,7 +36,7 @@ def to_html(document: Document) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(document.title)}</title>'
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
-        f'<header><p class="kind">Model card</p><h1>{escape(document.title)}</h1>'
+        f'<header><p class="kind">{escape(document.kind)}</p><h1>{escape(document.title)}</h1>'
         f'<p class="summary">{escape(document.summary)}</p><div class="figures">{figures}</div>'
         f"<nav>{links}</nav></header>{sections}</main></body></html>\n"
     )

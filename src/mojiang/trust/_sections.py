@@ -24,7 +24,12 @@ from mojiang.trust._facts import Curve, Facts
 FINGERPRINT_CHARS = 12
 # Below this much text a model learns form, hardly facts: the smallest corpora reported to teach facts are far larger.
 LITTLE_TEXT = 1_000_000_000
-LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "python": "Python", "und": "text of unknown language"}
+LANGUAGE_NAMES = {
+    "en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "fr": "French", "de": "German", "es": "Spanish",
+    "pt": "Portuguese", "it": "Italian", "ru": "Russian", "ar": "Arabic", "python": "Python", "c": "C", "cpp": "C++",
+    "java": "Java", "javascript": "JavaScript", "typescript": "TypeScript", "rust": "Rust", "go": "Go",
+    "und": "text of unknown language",
+}  # fmt: skip
 
 
 def write(facts: Facts, *, intended_use: str, contact: str) -> Document:
@@ -54,7 +59,7 @@ def _summary(facts: Facts) -> str:
     if facts.parity is not None and "quantization_config" in facts.config:
         text += ", weights in int8"
     if facts.data:
-        text += f", trained on {_size(facts.data_bytes)} of {_languages(facts.data)}"
+        text += f", trained on {size_in_words(facts.data_bytes)} of {_languages(facts.data)}"
     return text + "."
 
 
@@ -74,7 +79,9 @@ def _figures(facts: Facts) -> list[Figure]:
         s = completion.report.scalars
         remark = f"95 %: {s['parse_share_low']:.0%} to {s['parse_share_high']:.0%}"
         figures.append(Figure("Completions that parse", f"{s['parse_share']:.0%}", remark))
-    figures.append(Figure("Parameters", _millions(facts.num_parameters), f"{_size(facts.weight_bytes)} of weights"))
+    figures.append(
+        Figure("Parameters", _millions(facts.num_parameters), f"{size_in_words(facts.weight_bytes)} of weights")
+    )
     if facts.steps:
         seconds = sum(step.manifest.seconds for step in facts.steps)
         stages = " and ".join(step.recipe.removeprefix("train.") for step in facts.steps)
@@ -226,7 +233,8 @@ def _limitations(facts: Facts) -> Section:
         items.append(f"It has seen {_languages(facts.data)} only, and is not to be relied on for anything else.")
         if facts.data_bytes < LITTLE_TEXT:
             items.append(
-                f"{_size(facts.data_bytes)} of text teaches form rather than facts: what it states may be invented."
+                f"{size_in_words(facts.data_bytes)} of text teaches form rather than facts: "
+                "what it states may be invented."
             )
         unknown = sum(s.bytes for s in facts.data if s.licence == "unknown")
         if unknown:
@@ -298,7 +306,12 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
 
 
-def _size(num_bytes: int) -> str:
+def size_in_words(num_bytes: int) -> str:
+    """Bytes in the unit that suits them.
+
+    >>> size_in_words(1_234_567)
+    '1.2 MB'
+    """
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= scale:
             return f"{num_bytes / scale:.1f} {unit}"
