@@ -138,6 +138,7 @@ def foresee(training: Training, batch: Any) -> Forecast:
     )  # fmt: skip
     refuse(found, training)
     if _can_be_tried(training):
+        batch = training.objective.rehearse(batch)
         rows, alone = _largest_micro(training, batch)
         one, two = (_counted(training, batch, rows[:number]) for number in (1, 2))
         found = _with(found, one + (len(rows) - 1) * (two - one), alone)
@@ -150,6 +151,7 @@ def tried(training: Training, batch: Any, forecast: Forecast) -> Forecast:
     """With what one whole micro-batch adds, measured: the pieces that freed memory falls into are counted too."""
     if not _can_be_tried(training) or forecast.memory > TRIED_SHARE * forecast.room:
         return forecast
+    batch = training.objective.rehearse(batch)
     rows, alone = _largest_micro(training, batch)
     device = training.run.device
     if not alone:
@@ -165,8 +167,8 @@ def tried(training: Training, batch: Any, forecast: Forecast) -> Forecast:
 
 
 def _can_be_tried(training: Training) -> bool:
-    """Writing text costs minutes, and other ranks would have to take the same pass."""
-    return not training.objective.generates and training.world.size == 1
+    """Other ranks would have to take the same pass."""
+    return training.world.size == 1
 
 
 def _largest_micro(training: Training, batch: Any) -> tuple[list[int], bool]:
@@ -182,7 +184,9 @@ def _with(forecast: Forecast, added: int, alone: bool) -> Forecast:
 
 def _pass(training: Training, batch: Any, rows: list[int]) -> None:
     """Forward and backward over these rows as one micro-batch."""
-    own = training.objective.prepare(training.model, batch.take(rows), 0, training.world)
+    own = batch.take(rows)
+    if not training.objective.generates:  # else it was rehearsed: writing text costs minutes
+        own = training.objective.prepare(training.model, own, 0, training.world)
     training._accumulate(own, rows, training.objective.counts(own))
 
 

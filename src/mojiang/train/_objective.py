@@ -47,6 +47,10 @@ class Objective:
         """Work on this rank's share of a global batch before it is cut up: roll-outs, other rows' embeddings."""
         return batch
 
+    def rehearse(self, batch: Any) -> Any:
+        """A batch to try how much memory it takes: where `prepare` writes text, the most that it could become."""
+        return batch
+
     def validate(self, model: Network, micro: int) -> dict[str, float]:
         """Figures of the validation split, `micro` at once; the first decides which weights are best."""
         return {}

@@ -97,17 +97,17 @@ class GroupRelative(Objective):
         advantages = groups - groups.mean(axis=1, keepdims=True)
         if self.normalise:
             advantages /= groups.std(axis=1, keepdims=True) + 1e-4
-        tokens = [np.array([*p.tokens, *a.tokens], np.int64) for a, p in answers]
-        starts = [len(p.tokens) for _, p in answers]
-        rows = Examples(
-            {"tokens": tokens, "start": np.array(starts), "advantage": advantages.flatten().astype(np.float32)},
-            tokens="tokens",
-        )
+        rows = _rows([p for _, p in answers], [a.tokens for a, _ in answers], advantages.flatten())
         self._figures = {
             "reward": float(rewards.mean()), "reward_std": float(groups.std(axis=1).mean()),
             "answer_tokens": float(np.mean([len(a.tokens) for a, _ in answers])),
         }  # fmt: skip
         return rows
+
+    def rehearse(self, batch: Examples) -> Examples:
+        """The longest answers that may be written."""
+        prompts = [prompt for prompt in batch["prompt"] for _ in range(self.group)]
+        return _rows(prompts, [prompt.tokens[:1] * self.max_tokens for prompt in prompts], np.zeros(len(prompts)))
 
     def counts(self, batch: Examples) -> dict[str, float]:
         """Tokens of all answers."""
@@ -170,6 +170,14 @@ class GroupRelative(Objective):
     def diagnostics(self) -> dict[str, float]:
         """Reward, its spread within groups, lengths and divergence of the last step."""
         return self._figures
+
+
+def _rows(prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], advantages: Any) -> Examples:
+    """Prompts with their answers, as they are trained on."""
+    tokens = [np.array([*p.tokens, *answer], np.int64) for p, answer in zip(prompts, answers, strict=True)]
+    starts = np.array([len(prompt.tokens) for prompt in prompts])
+    columns = {"tokens": tokens, "start": starts, "advantage": np.asarray(advantages, np.float32)}
+    return Examples(columns, tokens="tokens")
 
 
 def _seed(seed: int, step: int, row: int, number: int) -> int:
