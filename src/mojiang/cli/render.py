@@ -161,7 +161,8 @@ class Progressing:
         parts = [f"{short(done)}/{short(total)} {unit}".rstrip()]
         if elapsed > 0.5 and work > 0:
             rate = work / elapsed
-            parts += [f"{short(rate)} {unit}/s".replace(" /", "/"), f"{duration((total - done) / rate)} left"]
+            shown = short(rate) if rate >= 9.5 else f"{rate:.2g}"  # a few a second, or seconds for each
+            parts += [f"{shown} {unit}/s".replace(" /", "/"), f"{duration((total - done) / rate)} left"]
         parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in data.items()]
         return " · ".join(parts)
 

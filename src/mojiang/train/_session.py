@@ -34,6 +34,8 @@ BUDGET_SHARE = 0.94
 """Of a budget of minutes: the rest is for writing the model, and for steps slower than those that were timed."""
 MICROS_PER_STAGE = 4
 """Micro-batches for each rank of a pipeline: with m for p ranks, each waits for (p - 1) / (m + p - 1) of a step."""
+LOOKED_AT = 32
+"""Batches of which memory is planned by the largest."""
 VALIDATION_SHARE = 0.25
 """Of a budget of minutes, for all validations together, the first excepted."""
 
@@ -73,10 +75,11 @@ def train(run: Run, job: Job) -> tuple[Training, Result]:
     training = Training(job.model, job.objective, settings, run, world)
     if saved is None and job.compute.micro is None and run.device == "cuda" and world.stages == 1:
         settings = training.settings = replace(settings, micro=world.agreed(_fitting_micro(training, job)))
-    forecast = foresee(training, job.source.batch(0))
+    largest = _largest_batch(job.source, settings)
+    forecast = foresee(training, largest)
     if settings.compile:
         forecast = _compile(training, job, forecast)
-    forecast = tried(training, job.source.batch(0), forecast)
+    forecast = tried(training, largest, forecast)
     forget_peak()
     if saved is None:
         forecast = _settle(training, job, forecast)
@@ -92,6 +95,12 @@ def train(run: Run, job: Job) -> tuple[Training, Result]:
     if not world.is_first:
         raise Followed
     return training, result
+
+
+def _largest_batch(source: Source, settings: Settings) -> Any:
+    """Of the first steps' batches the one with the largest micro-batch: rows differ in length, and memory by them."""
+    batches = (source.batch(step) for step in range(min(LOOKED_AT, settings.num_steps)))
+    return max(batches, key=lambda batch: max(batch.take(rows).num_tokens for rows in batch.micro(settings.micro)))
 
 
 def _settle(training: Training, job: Job, forecast: Forecast) -> Forecast:
