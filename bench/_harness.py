@@ -113,7 +113,7 @@ class Worker:
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [python, str(BENCH / f"{side.worker}.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                text=True, env=environment,
+                text=True, errors="replace", env=environment,
             )  # fmt: skip
         self.write(json.dumps({**side.work, "threads": threads}))
 

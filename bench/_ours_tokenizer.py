@@ -37,7 +37,8 @@ def prepare(path: Path, folder: Path) -> dict[str, Any]:
     made = execute(Split(data=loaded.ref), store, name="split", circumstance=here).artifact
     empty_tokenizer().save(str(folder / "empty.json"))
     metrics = made.metrics
-    (folder / "about.json").write_text(json.dumps({"special": SPECIAL_TOKENS, "corpus": str(made.path / "train")}))
+    about = {"special": SPECIAL_TOKENS, "corpus": str(made.path / "train"), "held_out": str(made.path / "validation")}
+    (folder / "about.json").write_text(json.dumps(about))
     return {"metrics": metrics}
 
 

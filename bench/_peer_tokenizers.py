@@ -1,6 +1,7 @@
 """The bare `tokenizers` library for `data_tokenizer.py`, as JSON on the last line.
 
-    _peer_tokenizers.py train VOCABULARY FOLDER       as its documentation has it: an iterator of batches of texts
+    _peer_tokenizers.py train VOCABULARY FOLDER       as its documentation has it: an iterator of batches of texts;
+                                                      then bytes per token on held-out text, which ours reports too
     _peer_tokenizers.py encode THREADS FOLDER         its own threads, without offsets, to one file of tokens
 
 It reads the same Parquet files as our side, and begins with the same untrained tokenizer.
@@ -45,7 +46,15 @@ def train(vocabulary: int, folder: Path, about: dict[str, Any]) -> dict[str, Any
     )  # fmt: skip
     tokenizer.train_from_iterator(batches(about["corpus"]), trainer)
     tokenizer.save(str(folder / "bare.json"))
-    return {"seconds": time.perf_counter() - clocks[0], "cpu": cpu_seconds() - clocks[1]}
+    size = tokens = 0
+    for texts in batches(about["held_out"]):
+        size += sum(len(text.encode()) for text in texts)
+        tokens += sum(len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    return {
+        "bytes_per_token": round(size / tokens, 4),
+        "seconds": time.perf_counter() - clocks[0],
+        "cpu": cpu_seconds() - clocks[1],
+    }
 
 
 def encode(folder: Path, about: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def run(side: str, path: Path) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "PYTHONPATH": _source()}
     with tempfile.TemporaryDirectory() as folder:
         command = [python, str(script), side, str(path), str(Path(folder) / "w")]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
         shutil.rmtree(folder, ignore_errors=True)
         Path(folder).mkdir(exist_ok=True)
     if done.returncode:

@@ -43,7 +43,12 @@ def run(side: str, languages: str, path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [python, str(script), languages, str(path), str(Path(folder) / "w")]
         done = subprocess.run(
-            command, capture_output=True, text=True, env={**environment, "PYTHONPATH": source}, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**environment, "PYTHONPATH": source},
+            check=False,
         )
     if done.returncode:
         raise DoesNotRun((done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300])

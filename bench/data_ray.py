@@ -29,7 +29,7 @@ def call(what: str, first: object, folder: Path) -> dict[str, Any]:
     source = os.pathsep.join(filter(None, (str(BENCH.parent / "src"), os.environ.get("PYTHONPATH", ""))))
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(BENCH / "_ours_ray.py"), what, str(first), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
     if done.returncode:
         raise DoesNotRun((done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300])
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mojiang.tokenizer._encode import conversation_sequences, document_sequences, draw, infill_windows, split_for_infill
 
@@ -13,6 +14,9 @@ class Letters:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [[ord(c) for c in text] for text in texts]
+
+    def encode_arrays(self, texts: list[str]) -> list[NDArray[np.uint32]]:
+        return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
 
     def token_id(self, token: str) -> int:
         return {"<|fim_prefix|>": 4, "<|fim_middle|>": 5, "<|fim_suffix|>": 6}[token]

@@ -36,7 +36,7 @@ OURS = Tokenizer(Bare.from_str(BARE.to_str()))
 pieces = st.sampled_from(
     ["a", "Zb", "user\n", "'s", "'S", "'", "中", "文字", "é", "e\u0301", "٣", "12", "3456", ".", "_", "):", "…", "“"]
     + [" ", "  ", "\n", "\r\n", "\t", "\x0b", "\x1c", "\x1f", "\x85", "\xa0", "\u180e", "\u200b", "\u2028", "\u3000"]
-    + ["\ufeff", "<|endoftext|>", "👨‍👩‍👧", "\x00"]
+    + ["\ufeff", "<|endoftext|>", "<|im_end|>", "👨‍👩‍👧", "\x00", "\r"]
 )
 
 
@@ -53,16 +53,38 @@ def test_ids_are_those_of_the_library(text: str) -> None:
     assert "".join(parts_of(text)) == text
 
 
-def test_real_texts_are_cut_into_short_parts_and_known_ones_are_not_asked_again() -> None:
-    asked: list[str] = []
+@settings(deadline=None, max_examples=400)
+@given(st.lists(st.one_of(pieces, st.text("ab1.\n\t ", max_size=6)), max_size=24).map("".join))
+def test_the_quick_cut_is_the_search(text: str) -> None:
+    assert _lookup._cut(text) == _lookup._CUT.split(text)
+
+
+def lookup_of(asked: list[str]) -> Lookup:
+    """One that writes down the parts it asks for."""
+    specials = [token for token in SPECIAL_TOKENS if BARE.token_to_id(token) is not None]
+    marked = Bare.from_str(BARE.to_str())
+    marked.encode_special_tokens = False
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         asked.extend(texts)
         return [bare_ids(text) for text in texts]
 
-    lookup = Lookup(encode)
+    def encode_marked(texts: Sequence[str]) -> list[list[int]]:
+        asked.extend(part for text in texts for part in text.split(specials[0]))
+        return [list(marked.encode(text, add_special_tokens=False).ids) for text in texts]
+
+    return Lookup(encode, encode_marked, specials, marked.token_to_id(specials[0]))
+
+
+def ids_of(lookup: Lookup, texts: Sequence[str]) -> list[list[int]]:
+    return [ids.tolist() for ids in lookup.encode_batch(texts)]
+
+
+def test_real_texts_are_cut_into_short_parts_and_known_ones_are_not_asked_again() -> None:
+    asked: list[str] = []
+    lookup = lookup_of(asked)
     for _ in range(2):
-        assert lookup.encode_batch(CORPUS) == [bare_ids(text) for text in CORPUS]
+        assert ids_of(lookup, CORPUS) == [bare_ids(text) for text in CORPUS]
     short = [part for part in asked if len(part) <= _lookup.LONGEST]
     assert len(short) == len(set(short))  # a long one is not kept, and asked for again
     assert len(asked) < 0.5 * sum(len(text) for text in CORPUS) / 6
@@ -70,11 +92,23 @@ def test_real_texts_are_cut_into_short_parts_and_known_ones_are_not_asked_again(
 
 def test_the_memory_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lookup, "MOST", 5)
-    lookup = Lookup(lambda texts: [bare_ids(text) for text in texts])
+    lookup = lookup_of([])
     for number in range(20):
         text = f"one {number} two {'long' * 30} three"
-        assert lookup.encode_batch([text]) == [bare_ids(text)]
+        assert ids_of(lookup, [text]) == [bare_ids(text)]
         assert len(lookup._known) <= 5 + 4
+
+
+def test_where_most_is_new_the_text_is_left_whole_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lookup, "FIRST", 0)
+    asked: list[str] = []
+    lookup = lookup_of(asked)
+    for number in range(2 * _lookup.WHOLE + 3):
+        text = "".join(chr(0x4E00 + 97 * number + n) for n in range(60)) + " 天下 太平"
+        asked.clear()
+        assert ids_of(lookup, [text]) == [bare_ids(text)]
+        tried = number in (0, 1, _lookup.WHOLE + 2)  # nothing is known before the first
+        assert (asked == [text]) == (not tried), number
 
 
 def test_only_a_tokenizer_that_cuts_like_ours_is_looked_up() -> None:
@@ -85,5 +119,6 @@ def test_only_a_tokenizer_that_cuts_like_ours_is_looked_up() -> None:
         {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}},
         {"model": {**spec["model"], "dropout": 0.1}},
         {"added_tokens": [{**spec["added_tokens"][0], "special": False}]},
+        {"added_tokens": [{**spec["added_tokens"][0], "rstrip": True}]},
     ):
         assert not applies({**spec, **change}, PATTERN), change

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mojiang.tokenizer._pack import Sequence
 
@@ -25,6 +26,10 @@ class Encoder(Protocol):
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, on the tokenizer's own threads."""
+        ...
+
+    def encode_arrays(self, texts: list[str]) -> list[NDArray[np.uint32]]:
+        """The same as arrays."""
         ...
 
     def token_id(self, token: str) -> int:
@@ -88,7 +93,7 @@ def document_sequences(
     likelihood is not that of the text.
     """  # fmt: skip
     eos = tokenizer.eos_id
-    start = tokenizer.start_ids or [eos]
+    first, last = (np.array(ids, np.uint32) for ids in (tokenizer.start_ids or [eos], [eos]))
     for batch in by_characters(documents):
         plain = [(text, key) for key, text, code in batch if not (code and draw(seed, key, "fim") < fim_rate)]
         holes = [
@@ -97,8 +102,8 @@ def document_sequences(
             if code and draw(seed, key, "fim") < fim_rate
             for number, window in enumerate(infill_windows(text, fim_characters))
         ]
-        for (text, _), ids in zip(plain, tokenizer.encode_batch([text for text, _ in plain]), strict=True):
-            yield Sequence(np.array([*start, *ids, eos]), len(text.encode()))
+        for (text, _), ids in zip(plain, tokenizer.encode_arrays([text for text, _ in plain]), strict=True):
+            yield Sequence(np.concatenate([first, ids, last]), len(text.encode()))
         if not holes:
             continue
         marks = [tokenizer.token_id(f"<|fim_{part}|>") for part in ("prefix", "middle", "suffix")]

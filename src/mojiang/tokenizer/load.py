@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -203,10 +205,18 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of several texts, on all cores."""
-        ids = self._lookup.encode_batch(texts) if self._lookup else self._encode_plain(list(texts))
+        if self._lookup:
+            return [ids.tolist() for ids in self._lookup.encode_batch(texts)]
+        ids = self._encode_plain(list(texts))
         if self._reachable:
             ids = [i if self._reachable.isdisjoint(i) else self.encode(t) for i, t in zip(ids, texts, strict=True)]
         return ids
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The same as `encode_batch`, as arrays: no Python number is made for a token that was looked up."""
+        if self._lookup:
+            return self._lookup.encode_batch(texts)
+        return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
 
     def _encode_plain(self, texts: list[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -214,7 +224,16 @@ class Tokenizer:
 
     @cached_property
     def _lookup(self) -> Lookup | None:
-        return Lookup(self._encode_plain) if applies(self._spec, PATTERN) else None
+        special = [token["content"] for token in self._spec.get("added_tokens") or ()]
+        if not special or self._reachable or not applies(self._spec, PATTERN):
+            return None
+        marked = HuggingFaceTokenizer.from_str(json.dumps(self._spec))
+        marked.encode_special_tokens = False
+
+        def encode_marked(texts: list[str]) -> list[list[int]]:
+            return [encoding.ids for encoding in marked.encode_batch_fast(texts, add_special_tokens=False)]
+
+        return Lookup(self._encode_plain, encode_marked, special, self.token_id(special[0]))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         """Ids of a text, and the characters [start, stop) of it that each stands for."""
